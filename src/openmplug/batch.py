@@ -1,0 +1,127 @@
+"""The dataclasses that cross folders: what readers, tasks and the engine hand to each other.
+
+Shape letters as in ``openmplug.models``: ``B`` batch, ``C`` channels, ``H W`` pixels, ``T`` text tokens, ``N`` rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from torch import Tensor, device
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of several texts, right-padded.
+
+    Shapes: ids (N, T) int64, mask (N, T) bool, True = real token.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    def to(self, target: device | str, non_blocking: bool = False) -> Tokens:
+        """Return the same tokens on another device."""
+        return Tokens(self.ids.to(target, non_blocking=non_blocking), self.mask.to(target, non_blocking=non_blocking))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One record as a reader yields it: words and names only, no pixels.
+
+    Args:
+        id: Unique within its split; the key of the record in ``predictions.jsonl``.
+        image: Name of the picture inside the split's ``ImageSource``, or None.
+        text: The question (VQA), or the one caption of a training pair.
+        targets: Texts to learn to write: unique answers in order of appearance, or captions.
+        weights: One weight per target; empty means 1.0 each.
+        references: Everything an annotator wrote, for scoring (10 VQA answers, 5 captions).
+        image_index: Number of the picture; equal numbers are positives of each other in contrastive learning.
+        extra: Fields of the record that a task may need, such as ``question_id``.
+    """
+
+    id: str
+    image: str | None = None
+    text: str | None = None
+    targets: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    references: tuple[str, ...] = ()
+    image_index: int = -1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that could not be read: which one, and the one-line reason."""
+
+    id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A sample with its pixels (C, H, W) float32, or with the reason why there are none."""
+
+    sample: Sample
+    pixels: Tensor | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a task's collator makes of a list of items.
+
+    Shapes: images (B, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
+    targets_per_item (B,) int64, image_index (B,) int64.
+    """
+
+    samples: list[Sample]
+    images: Tensor | None = None
+    text: Tokens | None = None
+    targets: Tokens | None = None
+    target_weights: Tensor | None = None
+    targets_per_item: Tensor | None = None
+    image_index: Tensor | None = None
+    failures: tuple[Failure, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, target: device | str, non_blocking: bool = False) -> Batch:
+        """Return the same batch with every tensor on ``target``."""
+        moved: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor | Tokens):
+                moved[item.name] = value.to(target, non_blocking=non_blocking)
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The loss to differentiate (scalar) and its named parts (detached scalars, for the log)."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One line of ``predictions.jsonl``.
+
+    Args:
+        id: The sample's id.
+        text: The answer or caption; empty where the task predicts ranks.
+        score: Length-normalised log probability, or the task's own score.
+        references: What annotators wrote, carried along for scoring.
+        extra: Task-specific fields (ranks, candidates, image name, question).
+    """
+
+    id: str
+    text: str = ""
+    score: float = 0.0
+    references: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)

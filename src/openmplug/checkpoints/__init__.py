@@ -1,0 +1,1 @@
+"""Folders of weights: written whole or not at all, read strictly."""

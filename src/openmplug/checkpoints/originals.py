@@ -1,0 +1,160 @@
+"""The released research code's key names: how they map to ours, and which of them no computation ever reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from openmplug.checkpoints.keymap import Converted, Ignored, KeyMap, Rule
+
+TEMPERATURE, THEIR_TEMPERATURE = "contrastive.temperature", "temp"
+
+
+def _affine(theirs: str, ours: str, offset: int = 0) -> list[Rule]:
+    return [Rule(f"{theirs}.{kind}", f"{ours}.{kind}", offset) for kind in ("weight", "bias")]
+
+
+def _vision() -> list[Rule]:
+    theirs, ours = "visual_encoder.visual.transformer.resblocks.{i}", "vision.layers.{i}"
+    return [
+        Rule("visual_encoder.visual.class_embedding", "vision.class_token"),
+        Rule("visual_encoder.visual.positional_embedding", "vision.positions"),
+        Rule("visual_encoder.visual.conv1.weight", "vision.patches.weight"),
+        *_affine("visual_encoder.visual.ln_pre", "vision.input_norm"),
+        *_affine("visual_encoder.visual.ln_post", "vision.output_norm"),
+        Rule(f"{theirs}.attn.in_proj_weight", f"{ours}.attention.qkv.weight"),
+        Rule(f"{theirs}.attn.in_proj_bias", f"{ours}.attention.qkv.bias"),
+        *_affine(f"{theirs}.attn.out_proj", f"{ours}.attention.output"),
+        *_affine(f"{theirs}.ln_1", f"{ours}.attention_norm"),
+        *_affine(f"{theirs}.ln_2", f"{ours}.mlp_norm"),
+        *_affine(f"{theirs}.mlp.c_fc", f"{ours}.expand"),
+        *_affine(f"{theirs}.mlp.c_proj", f"{ours}.contract"),
+        *_affine("visn_fc", "vision_projection.linear"),
+        *_affine("visn_layer_norm", "vision_projection.norm"),
+    ]
+
+
+def _embeddings(theirs: str, ours: str) -> list[Rule]:
+    return [
+        Rule(f"{theirs}.embeddings.word_embeddings.weight", f"{ours}.embeddings.words.weight"),
+        Rule(f"{theirs}.embeddings.position_embeddings.weight", f"{ours}.embeddings.positions.weight"),
+        Rule(f"{theirs}.embeddings.token_type_embeddings.weight", f"{ours}.embeddings.types.weight"),
+        *_affine(f"{theirs}.embeddings.LayerNorm", f"{ours}.embeddings.norm"),
+    ]
+
+
+def _bert_layers(theirs: str, ours: str, cross: bool, offset: int = 0) -> list[Rule]:
+    rules: list[Rule] = []
+    pairs = [("attention", "self_attention")] + ([("crossattention", "cross_attention")] if cross else [])
+    for their_part, our_part in pairs:
+        for name in ("query", "key", "value"):
+            rules += _affine(f"{theirs}.{their_part}.self.{name}", f"{ours}.{our_part}.attention.{name}", offset)
+        rules += _affine(f"{theirs}.{their_part}.output.dense", f"{ours}.{our_part}.attention.output", offset)
+        rules += _affine(f"{theirs}.{their_part}.output.LayerNorm", f"{ours}.{our_part}.norm", offset)
+    rules += _affine(f"{theirs}.intermediate.dense", f"{ours}.feed_forward.expand", offset)
+    rules += _affine(f"{theirs}.output.dense", f"{ours}.feed_forward.contract", offset)
+    rules += _affine(f"{theirs}.output.LayerNorm", f"{ours}.feed_forward.norm", offset)
+    return rules
+
+
+def mplug_keymap(text_layers: int, fusion_start: int, connected: tuple[int, ...], modules: tuple[str, ...]) -> KeyMap:
+    """Make the map for one mPLUG checkpoint.
+
+    Args:
+        text_layers: Text layers that run (grounding cuts the stack; deeper ones are ignored).
+        fusion_start: Absolute index of the first fusion layer that runs (``num_hidden_layers - fusion_layers``).
+        connected: Connected fusion layers, counted from 0.
+        modules: Modules the model was built with; keys of the others are ignored, and said to be so.
+    """
+    rules = [
+        *_vision(),
+        *_embeddings("text_encoder", "text"),
+        *_bert_layers("text_encoder.encoder.layer.{i}", "text.layers.{i}", cross=False),
+        *_bert_layers("fusion_encoder.encoder.layer.{i}", "fusion.layers.{i}.block", cross=True, offset=fusion_start),
+        *_embeddings("text_decoder.bert", "decoder"),
+        *_bert_layers("text_decoder.bert.encoder.layer.{i}", "decoder.layers.{i}", cross=True),
+        *_affine("text_decoder.cls.predictions.transform.dense", "decoder.head.transform"),
+        *_affine("text_decoder.cls.predictions.transform.LayerNorm", "decoder.head.norm"),
+        Rule("text_decoder.cls.predictions.bias", "decoder.head.bias"),
+        *_affine("vision_proj", "contrastive.vision"),
+        *_affine("text_proj", "contrastive.text"),
+        *_affine("itm_head", "matching.linear"),
+        Rule(THEIR_TEMPERATURE, TEMPERATURE),
+    ]
+    dead = "|".join(str(fusion_start + index) for index in connected) or "(?!)"
+    below = "|".join(str(index) for index in range(fusion_start)) or "(?!)"
+    ignored = [
+        Ignored(r".*\.position_ids", "a constant buffer, 0 to 511"),
+        Ignored(r"visual_encoder\.(?!visual\.).*", "CLIP's text tower never runs"),
+        Ignored(r"visual_encoder\.visual\.proj", "CLIP's projection is not applied (skip_last_layer)"),
+        Ignored(r"fusion_encoder\.embeddings\..*", "the fusion encoder takes states, its own embeddings never run"),
+        Ignored(rf"fusion_encoder\.encoder\.layer\.({below})\..*", "fusion layers below the first that runs"),
+        Ignored(rf"fusion_encoder\.encoder\.layer\.({dead})\.crossattention\..*", "a connected layer has no cross-attention"),
+        Ignored(rf"text_encoder\.encoder\.layer\.(?!({'|'.join(map(str, range(text_layers))) or '(?!)'})\.).*", "text layers that were cut off"),
+        Ignored(r"text_decoder\.cls\.predictions\.decoder\.(weight|bias)", "tied to the word embeddings and to predictions.bias"),
+        Ignored(r"(prefix_ids|target_ids|bbox_prob_mask)", "constant buffers of the grounding model"),
+        *(
+            Ignored(pattern, f"the model was built without {module}")
+            for module, pattern in _MODULE_KEYS.items()
+            if module not in modules
+        ),
+    ]
+    return KeyMap(rules, ignored)
+
+
+_MODULE_KEYS = {
+    "vision": r"(visual_encoder\.|visn_fc\.|visn_layer_norm\.).*",
+    "text": r"text_encoder\..*",
+    "fusion": r"fusion_encoder\..*",
+    "decoder": r"text_decoder\..*",
+    "contrastive": r"(vision_proj\.|text_proj\.).*|temp",
+    "matching": r"itm_head\..*",
+}
+
+
+def split_momentum(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Split a state dict into student, momentum twin (renamed to student names) and queue buffers.
+
+    Example:
+        >>> student, twin, queue = split_momentum({"visn_fc.bias": 1, "visn_fc_m.bias": 2, "queue_ptr": 3})
+        >>> student, twin, queue
+        ({'visn_fc.bias': 1}, {'visn_fc.bias': 2}, {'queue_ptr': 3})
+    """
+    student: dict[str, Tensor] = {}
+    twin: dict[str, Tensor] = {}
+    queue: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        first, dot, rest = key.partition(".")
+        if key in ("image_queue", "text_queue", "idx_queue", "queue_ptr"):
+            queue[key] = tensor
+        elif dot and first.endswith("_m"):
+            twin[f"{first[:-2]}.{rest}"] = tensor
+        else:
+            student[key] = tensor
+    return student, twin, queue
+
+
+def final_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename pre-training keys (``text_encoder.bert.X``, ``fusion_encoder.fusion.X``) to the names fine-tuned models use.
+
+    Unlike the original's loop, keys that have their final name already are kept; that loop deletes every ``fusion_encoder.*`` of a
+    fine-tuned checkpoint. Where both names are present, the final one wins.
+    """
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key
+        if ("fusion" in key or "bert" in key) and "decode" not in key:
+            name = re.sub(r"(?<![A-Za-z_])(fusion|bert)\.", "", key)
+        if name == key or name not in state:
+            result[name] = tensor
+    return result
+
+
+def convert_mplug(state: Mapping[str, Tensor], keymap: KeyMap) -> Converted:
+    """Rename a student's state dict to ours; the scalar temperature becomes shape (1,)."""
+    converted = keymap.convert(state)
+    if TEMPERATURE in converted.tensors:
+        converted.tensors[TEMPERATURE] = converted.tensors[TEMPERATURE].reshape(1)
+    return converted

@@ -1,0 +1,337 @@
+"""Folders of weights on disk: written whole or not at all, read strictly.
+
+A folder is written beside its place under another name, flushed to the disk and then renamed. Between any two system calls either the
+old folder or the new one is whole; ``recover_folder`` puts the whole one in its place after a crash in the middle of the swap.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from openmplug.errors import EnvironmentProblem, ModelError
+
+FORMAT = 1
+"""Version of the folder format; a folder with another one is refused."""
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+# --------------------------------------------------------------------------------------------------------- atomic folders
+
+
+def _sibling(path: Path, stage: str) -> Path:
+    return path.with_name(f".{path.name}.{stage}")
+
+
+def _flush(folder: Path) -> None:
+    """Push a folder's files and its own directory entries to the disk."""
+    for item in [*sorted(folder.rglob("*")), folder]:
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some file systems cannot sync a directory; the rename is still atomic there.
+            if not item.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _swap(path: Path) -> None:
+    """Put the complete new folder in the place of the old one."""
+    new, old = _sibling(path, "new"), _sibling(path, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> bool:
+    """Finish or undo a swap that a crash interrupted, and remove what it left behind.
+
+    Args:
+        path: The folder's own place.
+
+    Returns:
+        Whether a whole folder is at ``path`` now.
+    """
+    shutil.rmtree(_sibling(path, "writing"), ignore_errors=True)
+    if _sibling(path, "new").is_dir():
+        _swap(path)
+    elif not path.exists() and _sibling(path, "old").is_dir():
+        _sibling(path, "old").rename(path)
+    shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
+    return path.is_dir()
+
+
+def write_problem(error: BaseException, path: Path) -> EnvironmentProblem:
+    """Say in one line why ``path`` could not be written."""
+    text = " ".join(str(error).split())
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "os error 28" in text:
+        return EnvironmentProblem(
+            f"disk full while writing '{path}'; what was there before is kept; free some space or choose another --output, then use --resume"
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else text
+    return EnvironmentProblem(f"cannot write '{path}': {reason}; what was there before is kept")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling folder to write into; when the block ends well it takes the place of ``path``.
+
+    Args:
+        path: The folder's own place; its parent is made if needed.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        EnvironmentProblem: If something cannot be written (disk full, no permission). What was at ``path`` stays.
+    """
+    writing, new = _sibling(path, "writing"), _sibling(path, "new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(path)
+        writing.mkdir()
+        yield writing
+        _flush(writing)
+        # From this rename on the new folder is known to be whole.
+        writing.rename(new)
+        _swap(path)
+        _flush_parent(path)
+    except (OSError, SafetensorError) as error:
+        raise write_problem(error, path) from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
+def _flush_parent(path: Path) -> None:
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file so that a crash leaves either the old or the new content.
+
+    Raises:
+        EnvironmentProblem: If it cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_problem(error, path) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, under their names, on whatever device they are.
+
+    Tensors that share memory are written once each, so that every name can be read alone.
+    """
+    seen: set[int] = set()
+    ready: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().contiguous()
+        storage = value.untyped_storage().data_ptr()
+        # Views of one storage (tied weights) are refused by the format: the later ones are copied.
+        ready[name] = value.clone() if storage in seen or value.untyped_storage().nbytes() != value.nbytes else value
+        seen.add(storage)
+    save_file(ready, path, metadata={"format": "pt"})
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into a folder (one that ``atomic_folder`` gave).
+
+    Args:
+        folder: Where to.
+        tensors: The model's ``state_dict()``.
+        config: What ``config.json`` holds; ``format`` is put first by this function.
+    """
+    save_tensors(folder / WEIGHTS, tensors)
+    (folder / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's ``config.json``.
+
+    Raises:
+        ModelError: If the folder or the file is not there, is not JSON, or has a format this version does not read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        what = "there is no such folder" if not Path(folder).is_dir() else f"it holds no {CONFIG}"
+        raise ModelError(
+            f"'{folder}' is not a folder of weights: {what}; give a folder written by openmplug train, such as DIR/checkpoint-best"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"'{path}' cannot be read as JSON ({error}); the folder is damaged, use another checkpoint") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ModelError(
+            f"'{path}' has format {found!r}, this version reads {FORMAT}; it was written by another version of openmplug: use that one"
+        )
+    return config
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file memory-mapped.
+
+    Raises:
+        ModelError: If it is not there, or is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise ModelError(f"'{path}' does not exist; give a folder written by openmplug train, such as DIR/checkpoint-best")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"'{path}' is not a whole safetensors file ({reason}); it is cut off or damaged, use another checkpoint"
+        ) from error
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of a safetensors file without its values."""
+    with open_tensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _likely_cause(missing: Sequence[str], unexpected: Sequence[str], wrong: Sequence[str]) -> str:
+    """Guess why a file does not fit, from which kinds of keys differ."""
+    if not missing and not unexpected:
+        if all("position" in name for name in wrong):
+            return "the weights are of another image size or text length"
+        if all(any(word in name for word in ("word", "vocab", "decoder.bias", "head", "predictions")) for name in wrong):
+            return "the weights were trained with another vocabulary"
+        return "the weights are of another model size, or were edited" if len(wrong) > 1 else "the file was edited"
+    if missing and not unexpected and not wrong and len(missing) <= 2:
+        return "keys were removed from the file"
+    tops = {name.split(".")[0] for name in missing} - {name.split(".")[0] for name in unexpected}
+    if missing and not wrong and tops:
+        return f"the weights are of another task, without {', '.join(sorted(tops))}"
+    return "the weights are of another model size or another task"
+
+
+def check_keys(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], where: str) -> None:
+    """Compare names and shapes of a file with those of a model.
+
+    Args:
+        found: Shape by name in the file.
+        expected: Shape by name in the model.
+        where: The file, for the message.
+
+    Raises:
+        ModelError: One line with the missing, unexpected and wrong-shape keys, grouped, and the likely cause.
+    """
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    wrong = sorted(name for name in expected.keys() & found.keys() if tuple(expected[name]) != tuple(found[name]))
+    if not (missing or unexpected or wrong):
+        return
+    shapes = [f"{name} {tuple(found[name])} instead of {tuple(expected[name])}" for name in wrong]
+    groups = [
+        f"{len(missing)} missing ({_some(missing)})" if missing else "",
+        f"{len(unexpected)} unexpected ({_some(unexpected)})" if unexpected else "",
+        f"{len(wrong)} of another shape ({_some(shapes)})" if wrong else "",
+    ]
+    text = "; ".join(group for group in groups if group)
+    raise ModelError(
+        f"checkpoint '{where}' does not fit the model, nothing was loaded: keys {text}; likely cause: {_likely_cause(missing, unexpected, wrong)}"
+    )
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load a folder's weights into a model; every key must be there, none may be left over, every shape must fit.
+
+    Args:
+        folder: Holds ``model.safetensors``.
+        model: Takes the values in place, in its own dtype and on its own device.
+
+    Raises:
+        ModelError: If the file is damaged or does not fit; the model is unchanged then.
+    """
+    path = Path(folder) / WEIGHTS
+    state = model.state_dict()
+    check_keys(read_shapes(path), {name: tuple(value.shape) for name, value in state.items()}, str(path))
+    with open_tensors(path) as file, torch.no_grad():
+        for name, value in state.items():
+            value.copy_(file.get_tensor(name))
+
+
+def load_shared(folder: Path, model: nn.Module) -> list[str]:
+    """Load the weights that a folder and a model share; used to start one task from another's weights.
+
+    A part of the model (first name of the key) is loaded whole or not at all.
+
+    Returns:
+        The parts of the model that the folder does not have, sorted; they keep their own initialization.
+
+    Raises:
+        ModelError: If the file is damaged, shares nothing with the model, or has a shared part that does not fit.
+    """
+    path = Path(folder) / WEIGHTS
+    found, state = read_shapes(path), model.state_dict()
+    parts = {name.split(".")[0] for name in found} & {name.split(".")[0] for name in state}
+    if not parts:
+        raise ModelError(f"checkpoint '{path}' shares no part with the model; give weights of the same architecture")
+    wanted = {name: value for name, value in state.items() if name.split(".")[0] in parts}
+    check_keys(
+        {name: shape for name, shape in found.items() if name.split(".")[0] in parts},
+        {name: tuple(value.shape) for name, value in wanted.items()},
+        str(path),
+    )
+    with open_tensors(path) as file, torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(file.get_tensor(name))
+    return sorted({name.split(".")[0] for name in state} - parts)
+
+
+def model_hash(folder: Path) -> str:
+    """Return the SHA-256 of a folder's ``model.safetensors``, in hexadecimal."""
+    digest = hashlib.sha256()
+    with (Path(folder) / WEIGHTS).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From files to tensors: words, frames, pictures, readers of annotation files, and loading."""

@@ -1,0 +1,80 @@
+"""What is wrong with a data set, found before a run finds it: every file reference, the first pictures, records with nothing to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from openmplug.batch import Failure, Sample
+from openmplug.data.readers.split import Split
+from openmplug.errors import DataError
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """What was found in one split.
+
+    Args:
+        name: The split.
+        records: How many records it has.
+        pictures: How many different pictures they name.
+        missing: Names of pictures that are not there.
+        opened: How many pictures were decoded.
+        unreadable: Pictures that are there and could not be decoded.
+        unused: Pictures that no record names.
+        silent: Ids of records with nothing to learn: no answer, no caption.
+        first: The first record, to be looked at.
+        where: Where the pictures lie.
+    """
+
+    name: str
+    records: int
+    pictures: int
+    where: str
+    first: Sample
+    missing: list[str] = field(default_factory=list)
+    opened: int = 0
+    unreadable: list[Failure] = field(default_factory=list)
+    unused: int = 0
+    silent: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        """Return one line per kind of trouble; none means that the split can be used."""
+        found = []
+        if self.missing:
+            found.append(f"{len(self.missing):,} of {self.pictures:,} pictures are not in {self.where}: {_some(self.missing)}")
+        if self.unreadable:
+            reasons = "; ".join(failure.reason for failure in self.unreadable[:3])
+            found.append(f"{len(self.unreadable):,} of {self.opened:,} opened pictures cannot be read: {reasons}")
+        if self.silent:
+            found.append(f"{len(self.silent):,} of {self.records:,} records have no answer or caption: ids {_some(self.silent)}")
+        return found
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(f"'{name}'" for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+def check_split(split: Split, open_first: int | None = 64, opened: Callable[[int], None] | None = None) -> SplitReport:
+    """Look at every record and file reference of a split and decode its first pictures.
+
+    Args:
+        split: From a reader.
+        open_first: How many different pictures to decode; None decodes all.
+        opened: Called with 1 after each decoded picture.
+    """
+    names = list(dict.fromkeys(sample.image for sample in split.samples if sample.image is not None))
+    report = SplitReport(split.name, len(split.samples), len(names), split.images.description, split.samples[0])
+    report.missing = [name for name in names if name not in split.images]
+    report.unused = len(set(split.images.names()) - set(names))
+    report.silent = [sample.id for sample in split.samples if not sample.targets]
+    absent = set(report.missing)
+    for name in [name for name in names if name not in absent][:open_first]:
+        try:
+            split.images.open(name)
+        except DataError as error:
+            report.unreadable.append(Failure(name, name, str(error)))
+        report.opened += 1
+        if opened is not None:
+            opened(1)
+    return report

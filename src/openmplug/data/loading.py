@@ -1,0 +1,346 @@
+"""From a split to batches: settings, the data set that decodes, the order of an epoch, the loader.
+
+What a training step sees is a function of (seed, epoch, position): the order comes from (seed, epoch), and each picture's
+augmentation from a generator seeded by (seed, epoch, index). Workers change the speed, never the data, and the global random state
+of torch, numpy and Python is neither read nor advanced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from openmplug.batch import Batch, Failure, Item, Sample
+from openmplug.config import Settings
+from openmplug.data.images import ImageSource, open_images
+from openmplug.data.readers import READERS, Split
+from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class DataSettings(Settings):
+    """Which data a run reads.
+
+    Args:
+        reader: Format of the annotation files, a key of ``openmplug.data.readers.READERS``.
+        root: Folder of the data set.
+        train: Splits to train on, joined in this order.
+        evaluate: Split to validate and evaluate on.
+        columns: For your own data: role -> name of the column, such as ``{question: q, answer: a}``.
+        images: Where the pictures lie (folder, tar or zip, relative to ``root``), if not where the format puts them.
+        workers: Processes that decode pictures; 0 decodes in the main process.
+        on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
+        shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
+        limit: Keep the first this many records of each split; None keeps all.
+    """
+
+    reader: str = "jsonl"
+    root: Path | None = None
+    train: list[str] = Field(default=["train"], min_length=1)
+    evaluate: str = "dev"
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    images: str | None = None
+    workers: int = Field(0, ge=0)
+    on_error: Literal["error", "skip"] = "error"
+    shuffle_images: bool = False
+    limit: int | None = Field(None, ge=1)
+
+
+def read_split(settings: DataSettings, split: str) -> Split:
+    """Read the records of one split and find its pictures; none is opened.
+
+    Raises:
+        UsageError: If no ``root`` is set or the reader is unknown.
+        DataError: If the folder or a file is missing, or a record is not in the reader's format.
+    """
+    if settings.root is None:
+        raise UsageError("data.root is not set; give the folder of the data set: data.root=DIR")
+    reader = READERS.get(settings.reader)
+    if reader is None:
+        near = difflib.get_close_matches(settings.reader, READERS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(READERS)}"
+        raise UsageError(f"unknown reader '{settings.reader}' in data.reader; {hint}")
+    root = settings.root.expanduser()
+    if not root.is_dir():
+        raise DataError(f"data.root {root} {'is not a folder' if root.exists() else 'does not exist'}; expected the folder of the data set")
+    result = reader(root, split, settings.columns)
+    if settings.images is not None:
+        result = replace(result, images=open_images(root, split, folder=settings.images))
+    if settings.limit is not None:
+        result = replace(result, samples=result.samples[: settings.limit])
+    return replace(result, samples=shuffle_images(result.samples)) if settings.shuffle_images else result
+
+
+def read_training(settings: DataSettings) -> Split:
+    """Read all training splits as one; see ``read_split`` and ``join_splits``."""
+    return join_splits([read_split(settings, name) for name in settings.train])
+
+
+def join_splits(splits: Sequence[Split]) -> Split:
+    """Put several splits behind each other; ids and pictures of more than one are prefixed with ``{split}/``.
+
+    Equal picture names in two splits are two pictures: ``image_index`` is renumbered so that splits do not overlap.
+    """
+    if len(splits) == 1:
+        return splits[0]
+    samples: list[Sample] = []
+    first = 0
+    for split in splits:
+        for sample in split.samples:
+            samples.append(
+                replace(
+                    sample,
+                    id=f"{split.name}/{sample.id}",
+                    image=None if sample.image is None else f"{split.name}/{sample.image}",
+                    image_index=sample.image_index + first if sample.image_index >= 0 else -1,
+                )
+            )
+        first += 1 + max((sample.image_index for sample in split.samples), default=-1)
+    return Split("+".join(split.name for split in splits), samples, JoinedImages({split.name: split.images for split in splits}))
+
+
+class JoinedImages(ImageSource):
+    """Several sources behind one: the name's part before the first slash chooses."""
+
+    def __init__(self, sources: Mapping[str, ImageSource]) -> None:
+        self.sources = dict(sources)
+        self.description = " and ".join(source.description for source in self.sources.values())
+
+    def names(self) -> list[str]:
+        """List all pictures, prefixed."""
+        return sorted(f"{prefix}/{name}" for prefix, source in self.sources.items() for name in source.names())
+
+    def read(self, name: str) -> bytes:
+        """Return one picture's bytes."""
+        prefix, _, rest = name.partition("/")
+        if prefix not in self.sources:
+            raise DataError(f"image '{name}' not found: its first part must be one of {', '.join(self.sources)}")
+        return self.sources[prefix].read(rest)
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether the picture is there."""
+        prefix, _, rest = str(name).partition("/")
+        return prefix in self.sources and rest in self.sources[prefix]
+
+
+def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
+    """Give each record another picture, in a fixed way: the blind control.
+
+    Pictures are permuted without fixed point, so records of one picture share another one. Words and ``image_index`` stay.
+
+    Args:
+        samples: Records of one split.
+        seed: Chooses the permutation.
+
+    Raises:
+        DataError: If there are fewer than two different pictures.
+    """
+    names = sorted({sample.image for sample in samples if sample.image is not None})
+    if len(names) < 2:
+        raise DataError(f"shuffle_images needs at least two different pictures, got {len(names)}; raise data.limit or leave it out")
+    random.Random(f"shuffle_images/{seed}").shuffle(names)
+    following = dict(zip(names, names[1:] + names[:1], strict=True))  # one cycle through all: no picture stays
+    return [replace(sample, image=None if sample.image is None else following[sample.image]) for sample in samples]
+
+
+class ImageTransform(Protocol):
+    """What ``TrainTransform`` and ``EvalTransform`` are: picture and generator in, (C, H, W) float32 out."""
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
+        """Transform one RGB picture."""
+        ...
+
+
+class ImageTextDataset(Dataset[Item]):
+    """Examples whose picture is decoded and transformed when asked for.
+
+    Args:
+        examples: What a task made of a split's records.
+        images: The split's pictures.
+        transform: From picture to tensor.
+        seed: Of the augmentation.
+        on_error: The policy for unreadable pictures, kept here for the loader's consumer.
+    """
+
+    def __init__(
+        self, examples: Sequence[Sample], images: ImageSource, transform: ImageTransform, seed: int = 0, on_error: str = "error"
+    ) -> None:
+        self.examples = list(examples)
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, key: Key) -> Item:
+        """Return one example with its pixels; an unreadable picture gives an item with ``failure`` set, never an exception."""
+        epoch, index = key
+        sample = self.examples[index]
+        if sample.image is None:
+            return Item(sample)
+        try:
+            image = self.images.open(sample.image)
+        except DataError as error:
+            return Item(sample, failure=Failure(sample.id, sample.image, str(error)))
+        # A string seed is hashed with SHA-512: the same numbers in every process, unlike hash().
+        return Item(sample, self.transform(image, random.Random(f"{self.seed}/{epoch}/{index}")))
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """Batches of (epoch, index) keys of one epoch; the order is a function of (seed, epoch).
+
+    Args:
+        size: Number of examples.
+        batch_size: Examples per batch, >= 1.
+        seed: Of the order.
+        shuffle: False keeps the order of the examples.
+        drop_last: Leave out a last batch that is not full.
+        epoch: The epoch to begin with; ``set_epoch`` moves on.
+        start_batch: Leave out this many batches of the first epoch iterated, to resume in its middle.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        epoch: int = 0,
+        start_batch: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size is {batch_size}; expected at least 1")
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that the next iteration yields, from batch number ``start_batch`` on."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch, wherever this one starts."""
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+    def __len__(self) -> int:
+        """Count the batches that the next iteration yields."""
+        return max(0, self.batches_per_epoch - self.start_batch)
+
+    def order(self) -> list[int]:
+        """Return the indices in the order of this epoch."""
+        if not self.shuffle:
+            return list(range(self.size))
+        digest = hashlib.sha256(f"order/{self.seed}/{self.epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return torch.randperm(self.size, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order, epoch = self.order(), self.epoch
+        for batch in range(self.start_batch, self.batches_per_epoch):
+            yield [(epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+
+
+class _Collate:
+    """Runs in the loader's worker: leaves failed items out and hands errors over as values, so their one line survives."""
+
+    def __init__(self, collator: Callable[[list[Item]], Batch]) -> None:
+        self.collator = collator
+
+    def __call__(self, items: list[Item]) -> Batch | OpenmplugError:
+        good = [item for item in items if item.failure is None]
+        failures = tuple(item.failure for item in items if item.failure is not None)
+        if not good:
+            return Batch([], failures=failures)
+        try:
+            batch = self.collator(good)
+        except OpenmplugError as error:  # raised in a worker, torch would wrap it into a page of text
+            return error
+        return replace(batch, failures=batch.failures + failures) if failures else batch
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+
+
+class BatchLoader:
+    """Batches of a data set in a sampler's order; made by ``build_loader``. Each iteration asks the sampler anew."""
+
+    def __init__(self, dataset: ImageTextDataset, sampler: EpochSampler, collator: Callable[[list[Item]], Batch], workers: int = 0) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self._collate = _Collate(collator)
+        self._loader: DataLoader[Any] | None = None
+        if workers > 0:
+            # The tokenizers library warns on every fork unless this is decided; workers are the parallelism here.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=sampler,
+                num_workers=workers,
+                collate_fn=self._collate,
+                worker_init_fn=_start_worker,
+                persistent_workers=True,
+                # An own generator: without one every epoch would draw a number from torch's global state.
+                generator=torch.Generator().manual_seed(dataset.seed),
+            )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._in_workers() if self._loader is not None else self._in_process():
+            if isinstance(batch, OpenmplugError):
+                raise batch
+            yield batch
+
+    def _in_process(self) -> Iterator[Batch | OpenmplugError]:
+        for keys in self.sampler:
+            yield self._collate([self.dataset[key] for key in keys])
+
+    def _in_workers(self) -> Iterator[Batch | OpenmplugError]:
+        try:
+            yield from iter(self._loader or ())
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) or isinstance(error, OpenmplugError):
+                raise
+            message = f"a data worker died ({str(error).splitlines()[0]}), often for lack of memory; lower data.workers or the batch size"
+            raise EnvironmentProblem(message) from error
+
+
+def build_loader(
+    dataset: ImageTextDataset, sampler: EpochSampler, collator: Callable[[list[Item]], Batch], workers: int = 0
+) -> BatchLoader:
+    """Build the loader of one data set.
+
+    Items whose picture cannot be read are left out and listed in ``Batch.failures``; a batch of failures only has no samples.
+
+    Args:
+        dataset: Examples and their pictures.
+        sampler: Order and batches.
+        collator: The task's; it gets items with pixels only.
+        workers: Processes that decode; 0 decodes in this one, with the same result.
+    """
+    return BatchLoader(dataset, sampler, collator, workers)

@@ -1,0 +1,148 @@
+"""Annotation files on disk to plain records: JSON, JSONL and CSV, with errors that name the file and the place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openmplug.errors import DataError
+
+
+def _read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+    try:
+        return path.read_text(encoding=encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start:,}); convert it to UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_json(path: Path, expected: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """Read a JSON file whose top level is a list or an object.
+
+    Raises:
+        DataError: If it is not JSON, or the top level is of another kind.
+    """
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(value, expected):
+        names = {list: "a list", dict: "an object"}
+        raise DataError(f"{path}: expected {names[expected]} at the top level, got {type(value).__name__}")
+    return value
+
+
+def read_records(path: Path, key: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Read the records of a JSON file: a list of objects, at the top level or under ``key``.
+
+    Returns:
+        Pairs of where the record is ("FILE record 3", from 1) and the record.
+
+    Raises:
+        DataError: If the file is not of that form or holds no record.
+    """
+    value = read_json(path, list if key is None else dict)
+    if key is not None:
+        value = need(value, key, str(path))
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{path}{f' {key!r}' if key else ''}: expected a list of records, got {_shape(value)}")
+    records = [(f"{path} record {number}", record) for number, record in enumerate(value, start=1)]
+    for where, record in records:
+        if not isinstance(record, dict):
+            raise DataError(f"{where}: expected an object, got {_shape(record)}")
+    return records
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read a JSONL or CSV file row by row.
+
+    Yields:
+        Pairs of where the row is ("FILE line 3") and its columns. Empty CSV cells are left out.
+
+    Raises:
+        DataError: If a line is not valid, or there is no row at all.
+    """
+    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+    empty = True
+    for where, row in rows:
+        empty = False
+        yield where, row
+    if empty:
+        raise DataError(
+            f"{path} has no records; expected one {'row' if path.suffix == '.csv' else 'JSON object per line'} for each picture or question"
+        )
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):  # not splitlines: U+2028 is legal inside JSON
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected a JSON object, got {_shape(row)}")
+        yield where, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(1 << 24)
+    reader = csv.DictReader(_read_text(path).splitlines(keepends=True), strict=True)
+    try:
+        for row in reader:
+            where = f"{path} line {reader.line_num}"
+            if None in row:
+                raise DataError(
+                    f"{where}: {len(row) - 1 + len(row[None])} cells, expected {len(row) - 1} as in the header; quote commas in texts"
+                )
+            yield where, {column: cell for column, cell in row.items() if cell not in (None, "")}
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def need(record: Mapping[str, Any], field: str, where: str) -> Any:
+    """Return a record's field.
+
+    Raises:
+        DataError: If it is missing; the message lists the fields found.
+    """
+    value = record.get(field)
+    if value is None:
+        raise DataError(f"{where}: no '{field}'; found {_names(record)}")
+    return value
+
+
+def _names(record: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(record)) or "no columns"
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "an empty list" if value == [] else f"{type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r:.40}"
+
+
+def find_file(root: Path, names: Sequence[str], what: str) -> Path:
+    """Return the first of ``names`` that is a file below ``root``.
+
+    Raises:
+        DataError: If ``root`` is no folder or none is there; the message lists what was looked for and what lies there.
+    """
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist; set data.root to the folder that holds the data set")
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    present = _some(path.name for path in sorted(root.iterdir()) if path.suffix in (".jsonl", ".csv", ".json"))
+    raise DataError(f"{what} not found in {root}: expected {' or '.join(names)}; found {present or 'no .jsonl, .csv or .json file'}")
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

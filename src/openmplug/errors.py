@@ -1,0 +1,36 @@
+"""The errors a user can cause. Each carries the exit code its kind gives the command line.
+
+A message is one line: what came, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+
+class OpenmplugError(Exception):
+    """Base of every error that is reported as one line without a trace."""
+
+    exit_code = 1
+
+
+class UsageError(OpenmplugError, ValueError):
+    """A wrong command, recipe, setting or argument (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(OpenmplugError, ValueError):
+    """A data set, row, image or video that cannot be used (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelError(OpenmplugError, ValueError):
+    """A checkpoint or model that cannot be used, or a loss that is not finite (exit code 4)."""
+
+    exit_code = 4
+
+
+class EnvironmentProblem(OpenmplugError, RuntimeError):
+    """This machine cannot do it: disk full, out of memory, a part not installed (exit code 5)."""
+
+    exit_code = 5

@@ -1,0 +1,129 @@
+"""The causal text decoder: self-attention with a cache, cross-attention to a memory projected once per item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openmplug.models.layers import BERT_NORM_EPS, KeyValueCache, KeyValues, PostNormCrossBlock
+from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
+from openmplug.models.text import TextEmbeddings, init_bert
+
+
+@dataclass(slots=True)
+class DecoderMemory:
+    """What the decoder attends to: keys and values of every layer, B rows, and the mask (B, 1, 1, S) or None."""
+
+    layers: list[KeyValues]
+    mask: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.layers[0].keys)
+
+    def rows(self, index: Tensor) -> DecoderMemory:
+        """Pick items, with repetition."""
+        mask = None if self.mask is None else self.mask.index_select(0, index)
+        return DecoderMemory([layer.rows(index) for layer in self.layers], mask)
+
+
+class DecoderState:
+    """A decoding under way: the memory of B items and the tokens of R rows so far, B dividing R."""
+
+    def __init__(self, memory: DecoderMemory, rows: int, capacity: int) -> None:
+        self.memory = memory
+        self.caches = [KeyValueCache(rows, capacity, layer.keys) for layer in memory.layers]
+
+    @property
+    def length(self) -> int:
+        """Tokens decoded so far."""
+        return self.caches[0].length
+
+    def reorder(self, rows: Tensor, items: Tensor | None = None) -> None:
+        """Let row i continue row ``rows[i]``; ``items`` keeps a part of the memory when items have finished."""
+        for cache in self.caches:
+            cache.reorder(rows)
+        if items is not None:
+            self.memory = self.memory.rows(items)
+
+
+class LanguageHead(nn.Module):
+    """Width to vocabulary: Linear, GELU, LayerNorm, then the word table of the decoder itself (tied) and a bias."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """Compute logits (..., vocab) of states (..., D) with the word table (vocab, D)."""
+        return F.linear(self.norm(F.gelu(self.transform(x))), words, self.bias)
+
+
+class TextDecoder(nn.Module):
+    """Writes text about a memory.
+
+    Shapes: ids (R, T), mask (R, T) bool, memory states (B, S, D) with B dividing R: row r belongs to item ``r // (R / B)``.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        intermediate: int,
+        layers: int,
+        max_positions: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embeddings = TextEmbeddings(vocab_size, width, max_positions, dropout)
+        self.layers = nn.ModuleList(PostNormCrossBlock(width, heads, intermediate, dropout, attention_dropout) for _ in range(layers))
+        self.head = LanguageHead(width, vocab_size)
+        self.apply(init_bert)
+
+    def project_memory(self, states: Tensor, mask: Tensor | None = None) -> DecoderMemory:
+        """Project the memory states (B, S, D) to every layer's keys and values, once for all rows and steps.
+
+        Args:
+            states: What to attend to.
+            mask: (B, S) bool, None = all of it.
+        """
+        return DecoderMemory([self._block(i).cross_attention.attention.project(states) for i in range(len(self.layers))], key_mask(mask))
+
+    def _block(self, index: int) -> PostNormCrossBlock:
+        block = self.layers[index]
+        assert isinstance(block, PostNormCrossBlock)
+        return block
+
+    def hidden(self, ids: Tensor, mask: Tensor, memory: DecoderMemory) -> Tensor:
+        """Compute the states (R, T, D) of whole texts, each token seeing the ones before it."""
+        x, visible = self.embeddings(ids), causal_padding_mask(mask)
+        for layer, keys_values in zip(self.layers, memory.layers, strict=True):
+            x = layer(x, keys_values, visible, memory.mask)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Compute logits (..., vocab) of states (..., D)."""
+        return self.head(hidden, self.embeddings.words.weight)
+
+    def forward(self, ids: Tensor, mask: Tensor, memory: DecoderMemory) -> Tensor:
+        """Compute the logits (R, T, vocab) at every position (not shifted)."""
+        return self.logits(self.hidden(ids, mask, memory))
+
+    def start(self, memory: DecoderMemory, rows: int, max_length: int) -> DecoderState:
+        """Begin decoding ``rows`` sequences of at most ``max_length`` tokens."""
+        return DecoderState(memory, rows, max_length)
+
+    def step(self, ids: Tensor, state: DecoderState) -> Tensor:
+        """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions."""
+        new, past = ids.shape[1], state.length
+        x = self.embeddings(ids, start=past)
+        visible = None if new == 1 else causal_mask(new, past + new, ids.device)
+        for layer, keys_values, cache in zip(self.layers, state.memory.layers, state.caches, strict=True):
+            x = layer(x, keys_values, visible, state.memory.mask, cache)
+        return x

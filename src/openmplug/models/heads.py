@@ -1,0 +1,48 @@
+"""Heads for retrieval: the contrastive projections with their temperature, and the matching classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openmplug.models.text import init_bert
+
+
+class ContrastiveHead(nn.Module):
+    """Class tokens to L2-normalised features in one space.
+
+    ``temperature`` has shape (1,), not a scalar, because sharded training cannot split 0-D parameters.
+    """
+
+    def __init__(self, width: int, embed_dim: int, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.vision = nn.Linear(width, embed_dim)
+        self.text = nn.Linear(width, embed_dim)
+        self.temperature = nn.Parameter(torch.full((1,), temperature))
+        self.apply(init_bert)
+
+    def vision_features(self, tokens: Tensor, frames: int = 1) -> Tensor:
+        """Project the class token of (B, V, D) to (B, embed_dim).
+
+        With several frames, ``tokens`` is (B, F * V, D) frame by frame; the projected class tokens are averaged, then normalised.
+        """
+        first = tokens.unflatten(1, (frames, -1))[:, :, 0]  # (B, F, D)
+        return F.normalize(self.vision(first).mean(dim=1), dim=-1)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Project the class token of (B, T, D) to (B, embed_dim)."""
+        return F.normalize(self.text(tokens[:, 0]), dim=-1)
+
+
+class MatchingHead(nn.Module):
+    """Two logits from the fused text's class token; index 1 means that picture and text belong together."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2)
+        self.apply(init_bert)
+
+    def forward(self, fused_text: Tensor) -> Tensor:
+        """Classify (B, T, D) to (B, 2)."""
+        return self.linear(fused_text[:, 0])

@@ -1,0 +1,211 @@
+"""mPLUG: its configuration, its named sizes, and the model that builds just the modules a task needs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from openmplug.config import Settings
+from openmplug.errors import UsageError
+from openmplug.models.decoder import DecoderMemory, TextDecoder
+from openmplug.models.fusion import Fused, SkipConnectedFusion
+from openmplug.models.heads import ContrastiveHead, MatchingHead
+from openmplug.models.text import TextEncoder
+from openmplug.models.vision import VisionProjection, VisionTransformer
+
+MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching")
+
+
+class MPLUGConfig(Settings):
+    """Sizes of a model. The defaults are mPLUG base.
+
+    ``connected_layers`` names the fusion layers (from 0) that are connected attention. ``vision_dropout`` is on attention
+    probabilities (0.1 in the released towers).
+    """
+
+    name: str = "mplug-base"
+    image_size: int = Field(default=256, gt=0)
+    patch_size: int = Field(default=16, gt=0)
+    vision_width: int = Field(default=768, gt=0)
+    vision_layers: int = Field(default=12, ge=0)
+    vision_heads: int = Field(default=12, gt=0)
+    vision_dropout: float = Field(default=0.1, ge=0, lt=1)
+    width: int = Field(default=768, gt=0)
+    heads: int = Field(default=12, gt=0)
+    intermediate: int = Field(default=3072, gt=0)
+    text_layers: int = Field(default=6, ge=0)
+    fusion_layers: int = Field(default=6, ge=0)
+    connected_layers: tuple[int, ...] = (3,)
+    decoder_layers: int = Field(default=12, ge=0)
+    vocab_size: int = Field(default=30522, gt=0)
+    max_positions: int = Field(default=512, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    embed_dim: int = Field(default=256, gt=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MPLUGConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; choose one that is")
+        for width, heads in ((self.vision_width, self.vision_heads), (self.width, self.heads)):
+            if width % heads:
+                raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
+        outside = [layer for layer in self.connected_layers if not 0 <= layer < self.fusion_layers]
+        if outside:
+            raise ValueError(f"connected_layers {outside} are not among the {self.fusion_layers} fusion layers (counted from 0)")
+        return self
+
+    @classmethod
+    def named(cls, name: str, **overrides: Any) -> MPLUGConfig:
+        """Return a named size, with single values replaced.
+
+        Raises:
+            UsageError: If no size has that name.
+        """
+        if name not in SIZES:
+            near = difflib.get_close_matches(name, SIZES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SIZES)}"
+            raise UsageError(f"unknown model {name!r}; {hint}")
+        return cls(**{"name": name, **SIZES[name], **overrides})
+
+
+# Base, large: released code and README (PAPERS 1.1). Huge was never released: 24 text layers are given, BERT-large's width is inferred
+# from them. Tiny and small are ours: for tests, the quickstart, and training from scratch on a CPU.
+SIZES: dict[str, dict[str, Any]] = {
+    "mplug-tiny": {
+        "image_size": 64,
+        "patch_size": 8,
+        "vision_width": 128,
+        "vision_layers": 4,
+        "vision_heads": 4,
+        "vision_dropout": 0.0,
+        "width": 128,
+        "heads": 4,
+        "intermediate": 512,
+        "text_layers": 2,
+        "fusion_layers": 2,
+        "connected_layers": (1,),
+        "decoder_layers": 2,
+        "vocab_size": 2000,
+        "max_positions": 64,
+        "attention_dropout": 0.0,
+        "embed_dim": 64,
+    },
+    "mplug-small": {
+        "image_size": 160,
+        "patch_size": 16,
+        "vision_width": 256,
+        "vision_layers": 6,
+        "vision_heads": 4,
+        "vision_dropout": 0.0,
+        "width": 256,
+        "heads": 4,
+        "intermediate": 1024,
+        "text_layers": 3,
+        "fusion_layers": 3,
+        "connected_layers": (),
+        "decoder_layers": 3,
+        "vocab_size": 8000,
+        "max_positions": 64,
+        "attention_dropout": 0.0,
+        "embed_dim": 128,
+    },
+    "mplug-base": {},
+    "mplug-large": {
+        "image_size": 224,
+        "patch_size": 14,
+        "vision_width": 1024,
+        "vision_layers": 24,
+        "vision_heads": 16,
+        "connected_layers": (),
+    },
+    "mplug-huge": {
+        "image_size": 224,
+        "patch_size": 14,
+        "vision_width": 1024,
+        "vision_layers": 24,
+        "vision_heads": 16,
+        "width": 1024,
+        "heads": 16,
+        "intermediate": 4096,
+        "text_layers": 24,
+        "connected_layers": (),
+    },
+}
+
+
+class MPLUG(nn.Module):
+    """mPLUG, with the modules named and no others.
+
+    Args:
+        config: Sizes.
+        modules: Any of ``MODULES``. Captioning needs vision and decoder only.
+
+    Raises:
+        UsageError: If a module is unknown.
+    """
+
+    def __init__(self, config: MPLUGConfig, modules: Collection[str] = MODULES) -> None:
+        super().__init__()
+        unknown = sorted(set(modules) - set(MODULES))
+        if unknown:
+            raise UsageError(f"unknown modules {unknown}; choose from {', '.join(MODULES)}")
+        self.config = config
+        self.modules_built = tuple(name for name in MODULES if name in modules)
+        block = {
+            "width": config.width,
+            "heads": config.heads,
+            "intermediate": config.intermediate,
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+        }
+        words = {"vocab_size": config.vocab_size, "max_positions": config.max_positions}
+        if "vision" in modules:
+            self.vision = VisionTransformer(
+                config.image_size, config.patch_size, config.vision_width, config.vision_layers, config.vision_heads, config.vision_dropout
+            )
+            if config.vision_width != config.width:
+                self.vision_projection = VisionProjection(config.vision_width, config.width, config.dropout)
+        if "text" in modules:
+            self.text = TextEncoder(layers=config.text_layers, **words, **block)
+        if "fusion" in modules:
+            self.fusion = SkipConnectedFusion(layers=config.fusion_layers, connected=config.connected_layers, **block)
+        if "decoder" in modules:
+            self.decoder = TextDecoder(layers=config.decoder_layers, **words, **block)
+        if "contrastive" in modules:
+            self.contrastive = ContrastiveHead(config.width, config.embed_dim)
+        if "matching" in modules:
+            self.matching = MatchingHead(config.width)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode pictures (B, 3, H, W) to (B, V, D), or frames (B, F, 3, H, W) to (B, F * V, D), frame after frame."""
+        if images.ndim == 5:
+            return self.encode_images(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
+        tokens = self.vision(images)
+        return self.vision_projection(tokens) if hasattr(self, "vision_projection") else tokens
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode ids (B, T) with mask (B, T) to (B, T, D), before any fusion."""
+        return self.text(ids, mask)
+
+    def fuse(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
+        """Fuse vision (B, V, D) and text (R, T, D), B dividing R."""
+        return self.fusion(vision, text, text_mask)
+
+    def decoder_memory(self, fused: Fused, text_mask: Tensor) -> DecoderMemory:
+        """Let the decoder attend to [vision; text] of a fused pair."""
+        mask = torch.cat([text_mask.new_ones(fused.vision.shape[:2]), text_mask], dim=1)
+        return self.decoder.project_memory(torch.cat([fused.vision, fused.text], dim=1), mask)
+
+    def answer_memory(self, images: Tensor, ids: Tensor, mask: Tensor) -> DecoderMemory:
+        """Encode pictures and questions and project what the decoder attends to (VQA, grounding)."""
+        return self.decoder_memory(self.fuse(self.encode_images(images), self.encode_text(ids, mask), mask), mask)
+
+    def caption_memory(self, images: Tensor) -> DecoderMemory:
+        """Encode pictures and project what the decoder attends to (captioning: vision tokens only)."""
+        return self.decoder.project_memory(self.encode_images(images))

@@ -1,0 +1,77 @@
+"""BERT's embeddings and text encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from openmplug.models.layers import BERT_NORM_EPS, PostNormBlock
+from openmplug.models.masks import key_mask
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type embedding, LayerNorm, dropout.
+
+    The only type ever used is 0. ``padding_idx=0`` keeps the gradient of the padding row at zero.
+    """
+
+    def __init__(self, vocab_size: int, width: int, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.positions = nn.Embedding(max_positions, width)
+        self.types = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Embed ids (B, T) whose first token stands at position ``start``.
+
+        Raises:
+            ValueError: If the text is longer than the position table.
+        """
+        end = start + ids.shape[1]
+        if end > self.positions.num_embeddings:
+            raise ValueError(f"text of {end} tokens, the model has {self.positions.num_embeddings} positions; shorten the text")
+        x = self.words(ids) + self.types.weight[0] + self.positions.weight[start:end]
+        return self.dropout(self.norm(x))  # (B, T, D)
+
+
+class TextEncoder(nn.Module):
+    """Words to tokens: BERT with ``layers`` layers and no pooler.
+
+    Shapes: ids (B, T), mask (B, T) bool -> (B, T, D).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        intermediate: int,
+        layers: int,
+        max_positions: int,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embeddings = TextEmbeddings(vocab_size, width, max_positions, dropout)
+        self.layers = nn.ModuleList(PostNormBlock(width, heads, intermediate, dropout, attention_dropout) for _ in range(layers))
+        self.apply(init_bert)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode ids (B, T); padding is hidden from every token."""
+        x, keys = self.embeddings(ids), key_mask(mask)
+        for layer in self.layers:
+            x = layer(x, keys)
+        return x
+
+
+@torch.no_grad()
+def init_bert(module: nn.Module) -> None:
+    """Initialise one module as BERT does: N(0, 0.02), zero biases, zero padding row."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx].zero_()

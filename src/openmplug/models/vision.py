@@ -1,0 +1,107 @@
+"""The vision transformer of CLIP, as mPLUG uses it: every token after the last norm, no projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openmplug.models.layers import BERT_NORM_EPS, CLIP_NORM_EPS, PreNormBlock
+
+
+def resize_positions(table: Tensor, tokens: int) -> Tensor:
+    """Resize a position table of a square patch grid to another square grid.
+
+    Token 0 (class) is kept; the grid is resized bilinearly without corner alignment or anti-aliasing.
+
+    Args:
+        table: (1 + g*g, D).
+        tokens: Wanted rows, ``1 + h*h``.
+
+    Returns:
+        (tokens, D), float32 arithmetic, the table's type.
+
+    Raises:
+        ValueError: If either grid is not square.
+
+    Source: ORIGINAL checkpoint loaders of mPLUG (bilinear; the imported bicubic variant is never used there).
+    """
+    old, new = (round((count - 1) ** 0.5) for count in (len(table), tokens))
+    for count, side in ((len(table), old), (tokens, new)):
+        if count != 1 + side * side:
+            raise ValueError(f"a position table of {count} rows is not one class token and a square grid; resize only square images")
+    grid = table[1:].float().unflatten(0, (old, old)).permute(2, 0, 1)[None]  # (1, D, g, g)
+    resized = F.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False)
+    return torch.cat([table[:1], resized[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)])
+
+
+class VisionTransformer(nn.Module):
+    """Pixels to tokens.
+
+    Args:
+        image_size: Side of the square image in pixels.
+        patch_size: Side of a patch in pixels; must divide ``image_size`` (the original drops a remainder silently).
+        width: ``D`` of the tokens.
+        layers: Number of blocks.
+        heads: Attention heads (CLIP: width / 64).
+        attention_dropout: 0.1 in mPLUG's towers, active in training only.
+
+    Shapes: images (B, 3, H, W) normalised -> tokens (B, 1 + P, D), token 0 is the class token.
+    """
+
+    def __init__(self, image_size: int, patch_size: int, width: int, layers: int, heads: int, attention_dropout: float) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.patches = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.class_token = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(1 + (image_size // patch_size) ** 2, width))
+        self.input_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
+        self.layers = nn.ModuleList(PreNormBlock(width, heads, attention_dropout) for _ in range(layers))
+        self.output_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as CLIP does, scaled by width and depth."""
+        width = len(self.class_token)
+        attention_std, depth = width**-0.5, (2 * max(len(self.layers), 1)) ** -0.5
+        nn.init.normal_(self.class_token, std=attention_std)
+        nn.init.normal_(self.positions, std=attention_std)
+        nn.init.normal_(self.patches.weight, std=(3 * self.patches.kernel_size[0] ** 2) ** -0.5)
+        for layer in self.layers:
+            assert isinstance(layer, PreNormBlock)
+            nn.init.normal_(layer.attention.qkv.weight, std=attention_std)
+            nn.init.normal_(layer.attention.output.weight, std=attention_std * depth)
+            nn.init.normal_(layer.expand.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(layer.contract.weight, std=attention_std * depth)
+            for linear in (layer.attention.qkv, layer.attention.output, layer.expand, layer.contract):
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, 3, H, W).
+
+        Raises:
+            ValueError: If the images are not of the size the model was built for.
+        """
+        if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
+            expected = f"(B, 3, {self.image_size}, {self.image_size})"
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected {expected}; resize them or set model.image_size")
+        x = self.patches(images).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, D)
+        x = self.input_norm(x + self.positions.to(x.dtype))
+        for layer in self.layers:
+            x = layer(x)
+        return self.output_norm(x)
+
+
+class VisionProjection(nn.Module):
+    """Vision width to text width: Linear, LayerNorm (1e-12), dropout. Built only where the two differ (mPLUG large)."""
+
+    def __init__(self, vision_width: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(vision_width, width)
+        self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project (B, V, vision width) to (B, V, D)."""
+        return self.dropout(self.norm(self.linear(tokens)))

@@ -1,0 +1,42 @@
+"""Tasks by name. A new task is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from openmplug.config import did_you_mean, validate
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import UsageError
+from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.tasks.base import Progress, Task
+from openmplug.tasks.captioning import CaptioningTask
+from openmplug.tasks.retrieval import RetrievalTask
+from openmplug.tasks.vqa import VQATask
+
+TASKS: dict[str, type[Task]] = {"vqa": VQATask, "caption": CaptioningTask, "retrieval": RetrievalTask}
+
+__all__ = ["TASKS", "Progress", "Task", "build_task"]
+
+
+def build_task(
+    name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settings: Mapping[str, Any], training: bool = False
+) -> Task:
+    """Build a task with a freshly initialised model of just the modules it needs.
+
+    Args:
+        name: A key of ``TASKS``.
+        model: Fields of ``MPLUGConfig``; with ``name`` alone, a named size.
+        tokenizer: Its vocabulary is the model's; ``vocab_size`` follows it.
+        settings: Fields of the task's ``Settings``.
+        training: Build the momentum twin and queues too.
+
+    Raises:
+        UsageError: If the task, the size or a setting is unknown.
+    """
+    if name not in TASKS:
+        raise UsageError(f"unknown task '{name}'{did_you_mean(name, TASKS)} (one of {', '.join(sorted(TASKS))})")
+    fields = {**model, "vocab_size": tokenizer.vocab_size}
+    config = MPLUGConfig.named(**fields) if "name" in fields else MPLUGConfig(**fields)
+    task = TASKS[name]
+    return task(MPLUG(config, task.modules), tokenizer, validate(task.Settings, settings, where="settings"), training)

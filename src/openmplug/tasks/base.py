@@ -1,0 +1,114 @@
+"""The Task contract: everything the engine needs to know about what is being learned.
+
+A task is a module that owns the model, its momentum twin and its queues. The engine sees one entry point for training
+(``task(batch)``) and one for evaluation (``task.evaluate(batches)``), so wrappers that hook ``forward`` always fire.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample
+from openmplug.config import Settings
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.models.mplug import MPLUG
+
+Collator = Callable[[list[Item]], Batch]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where training stands when a micro-batch begins.
+
+    Args:
+        step: Optimizer steps finished so far.
+        epoch: Number of the current epoch, from 0.
+        fraction: Part of the current epoch that is done, 0 <= fraction < 1.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    fraction: float = 0.0
+
+
+class Task(nn.Module, ABC):
+    """What a task means: the modules it needs, its losses, its predictions and its scores.
+
+    Class attributes:
+        Settings: Typed settings of the task, the ``settings:`` section of a recipe.
+        modules: Parts of the model the task needs; nothing else is built.
+        metric: The score that chooses the best checkpoint; higher is better.
+
+    With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
+    """
+
+    Settings: ClassVar[type[Settings]]
+    modules: ClassVar[tuple[str, ...]]
+    metric: ClassVar[str]
+
+    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Turn a split's records into training examples; by default each record is one."""
+        return list(samples)
+
+    @abstractmethod
+    def collator(self, training: bool) -> Collator:
+        """Return a small picklable object that turns items into a batch; it runs in the loader's workers."""
+
+    def begin_step(self, progress: Progress) -> None:  # noqa: B027 - an optional hook
+        """Run before each micro-batch: momentum updates and ramps belong here, never in ``forward``."""
+
+    def end_step(self) -> None:  # noqa: B027 - an optional hook
+        """Run after each backward pass: queues are written here."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Losses:
+        """Compute the training losses of one micro-batch."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Predict each sample of one batch, in order. The engine calls it without gradients, in eval mode."""
+
+    def evaluate(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """Predict a whole split. Tasks whose predictions depend on all samples (retrieval) override this."""
+        for batch in batches:
+            yield from self.predict(batch)
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Turn predictions into metrics; ``self.metric`` is among the keys."""
+
+    def scorer(self) -> Mapping[str, str]:
+        """Say how the metrics are computed (tokenisation, normalisation); written into ``metrics.json``."""
+        return {}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return every tensor of the task that is not the model's: twin, queues, pointers."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("model.")}
+
+    def load_training_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put ``training_state()`` back, in place.
+
+        Raises:
+            ValueError: If the names or shapes are not exactly those of this task.
+        """
+        current = self.training_state()
+        missing, unknown = sorted(current.keys() - tensors.keys()), sorted(tensors.keys() - current.keys())
+        wrong = sorted(key for key in current.keys() & tensors.keys() if current[key].shape != tensors[key].shape)
+        if missing or unknown or wrong:
+            message = f"training state does not fit this task: missing {missing[:3]}, unknown {unknown[:3]}, wrong shape {wrong[:3]}"
+            raise ValueError(message)
+        with torch.no_grad():
+            for key, value in current.items():
+                value.copy_(tensors[key])

@@ -1,0 +1,127 @@
+"""Captioning: the decoder writes about the vision tokens alone; no text encoder and no fusion are built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import Field, model_validator
+
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample
+from openmplug.config import Settings
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import DataError
+from openmplug.metrics.captions import caption_scores
+from openmplug.models.mplug import MPLUG
+from openmplug.objectives.language import IGNORE, text_labels
+from openmplug.tasks.base import Collator, Task
+from openmplug.tasks.decoding import END, generate, stack_images, target_log_probs
+
+
+class CaptionSettings(Settings):
+    """Settings of captioning; defaults are the released scripts'.
+
+    Args:
+        prompt: Words every caption begins with; they are given to the decoder and excluded from the loss, in the original's way
+            (the last prompt word is neither: see docs/deviations.md).
+        num_beams: Beams of the search.
+        min_length: Fewest new tokens.
+        max_length: Most new tokens.
+        max_text_length: Tokens of a training caption, [CLS] and [SEP] included; a cut caption loses its [SEP].
+    """
+
+    prompt: str = ""
+    num_beams: int = Field(default=5, ge=1)
+    min_length: int = Field(default=8, ge=0)
+    max_length: int = Field(default=25, ge=1)
+    max_text_length: int = Field(default=25, ge=3)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> CaptionSettings:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}; lower min_length")
+        return self
+
+
+@dataclass(frozen=True)
+class CaptionCollator:
+    """Items to a batch: pictures, and in training one caption each."""
+
+    tokenizer: Tokenizer
+    prompt: str
+    max_text_length: int
+    training: bool
+
+    def __call__(self, items: list[Item]) -> Batch:
+        """Stack pictures and tokenise.
+
+        Raises:
+            DataError: If a training sample has no caption.
+        """
+        samples = [item.sample for item in items]
+        batch = Batch(samples, images=stack_images(items))
+        if not self.training:
+            return batch
+        for sample in samples:
+            if not sample.text:
+                raise DataError(f"record {sample.id!r} has no caption; training needs one for every picture")
+        # No space between prompt and caption: the original's concatenation.
+        texts = [self.prompt + (sample.text or "").lower() + END for sample in samples]
+        return replace(batch, targets=self.tokenizer(texts, max_length=self.max_text_length))
+
+
+class CaptioningTask(Task):
+    """Describe pictures. Source: ``model_caption_mplug.py`` and its VATEX variant (ORIGINAL section 8)."""
+
+    Settings = CaptionSettings
+    modules = ("vision", "decoder")
+    metric = "cider"
+    settings: CaptionSettings
+
+    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
+        super().__init__(model, tokenizer, settings)
+        self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
+
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Make one example of each caption."""
+        return [replace(sample, text=caption) for sample in samples for caption in sample.targets]
+
+    def collator(self, training: bool) -> Collator:
+        """Make the collator."""
+        return CaptionCollator(self.tokenizer, self.settings.prompt, self.settings.max_text_length, training)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Compute the mean cross-entropy over all caption tokens of the batch."""
+        assert batch.images is not None and batch.targets is not None
+        labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
+        losses = target_log_probs(self.model.decoder, self.model.caption_memory(batch.images), batch.targets, labels)
+        total = losses.sum() / (labels[:, 1:] != IGNORE).sum()
+        return Losses(total, {"loss": total.detach()})
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Write one caption per picture."""
+        assert batch.images is not None
+        captions = generate(
+            self.model.decoder,
+            self.model.caption_memory(batch.images),
+            self.tokenizer,
+            num_beams=self.settings.num_beams,
+            min_length=self.settings.min_length,
+            max_length=self.settings.max_length,
+            prompt=self.prompt_ids[:-1],
+        )
+        return [
+            Prediction(sample.id, text, best.score, sample.references, {"image": sample.image, **sample.extra})
+            for sample, (text, best) in zip(batch.samples, captions, strict=True)
+        ]
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Compute BLEU-1..4, ROUGE-L and CIDEr as fractions."""
+        described = [one for one in predictions if one.references]
+        if not described:
+            return {}
+        return dict(caption_scores([one.text for one in described], [list(one.references) for one in described]))
+
+    def scorer(self) -> dict[str, str]:
+        """Name the scorers."""
+        return {"tokenizer": "PTB-like, punctuation removed", "cider": "pycocoevalcap's CIDEr, document frequencies of the references"}

@@ -1,0 +1,62 @@
+"""What the tasks that write text share: the loss over a decoder, and generated ids back to words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openmplug.batch import Item, Tokens
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.models.decoder import DecoderMemory, TextDecoder
+from openmplug.models.generation import Hypothesis, beam_search
+from openmplug.objectives.language import IGNORE
+
+END = "[SEP]"
+
+
+def stack_images(items: Sequence[Item]) -> Tensor:
+    """Stack the pixels of items to (B, C, H, W)."""
+    return torch.stack([item.pixels for item in items if item.pixels is not None])
+
+
+def target_log_probs(decoder: TextDecoder, memory: DecoderMemory, targets: Tokens, labels: Tensor) -> Tensor:
+    """Compute each row's summed cross-entropy, (R,).
+
+    Only positions with a label go through the vocabulary head: with short answers and padding that is a fraction of them, and the
+    head is the widest matrix of the decoder.
+
+    Args:
+        decoder: The decoder.
+        memory: Of B items, B dividing R.
+        targets: Texts (R, T).
+        labels: (R, T), -100 = ignore.
+    """
+    hidden = decoder.hidden(targets.ids[:, :-1], targets.mask[:, :-1], memory)
+    shifted = labels[:, 1:]
+    wanted = shifted != IGNORE
+    losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), shifted[wanted], reduction="none")
+    rows = wanted.nonzero()[:, 0]
+    return losses.new_zeros(len(labels)).index_add(0, rows, losses)
+
+
+def generate(
+    decoder: TextDecoder,
+    memory: DecoderMemory,
+    tokenizer: Tokenizer,
+    *,
+    num_beams: int,
+    min_length: int,
+    max_length: int,
+    prompt: Sequence[int] = (),
+) -> list[tuple[str, Hypothesis]]:
+    """Write one text per item with the original's beam search and decode it."""
+    begin = None
+    if prompt:
+        begin = torch.tensor([list(prompt)], device=memory.layers[0].keys.device).expand(len(memory), -1)
+    found = beam_search(
+        decoder, memory, num_beams=num_beams, min_length=min_length, max_length=max_length, prompt=begin, end_id=tokenizer.sep_id
+    )
+    return [(tokenizer.decode(best[0].ids), best[0]) for best in found]

@@ -1,0 +1,230 @@
+"""Image-text retrieval: contrastive learning with momentum and queue, matching with hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample
+from openmplug.config import Settings
+from openmplug.data.text import clean_caption
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import DataError
+from openmplug.metrics.retrieval import ranks_from_scores, retrieval_scores
+from openmplug.models.momentum import FeatureQueue, MomentumTwin
+from openmplug.models.mplug import MPLUG
+from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
+from openmplug.objectives.itm import Negatives, matching_loss, negative_weights, sample_negatives
+from openmplug.tasks.base import Collator, Progress, Task
+from openmplug.tasks.decoding import stack_images
+from openmplug.tasks.reranking import Encoded, image_to_text, text_to_image
+
+
+class RetrievalSettings(Settings):
+    """Settings of retrieval; defaults are the released recipe's.
+
+    Args:
+        queue_size: Features kept from earlier batches, per modality.
+        momentum: Of the twin (the original uses 0.995 whatever its configuration says).
+        alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
+        k_test: Candidates that the matching head ranks.
+        max_words: Words kept of a caption.
+        max_text_length: Tokens of a caption in evaluation, [CLS] included.
+        temperature_range: Keep the learned temperature inside; None leaves it free, as the original's fine-tuning does.
+    """
+
+    queue_size: int = Field(default=65536, ge=1)
+    momentum: float = Field(default=0.995, ge=0, lt=1)
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    k_test: int = Field(default=256, ge=1)
+    max_words: int = Field(default=30, ge=1)
+    max_text_length: int = Field(default=30, ge=2)
+    temperature_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class RetrievalCollator:
+    """Items to a batch: in training one caption per picture, in evaluation all captions of each, one after the other."""
+
+    tokenizer: Tokenizer
+    max_words: int
+    max_text_length: int
+    training: bool
+
+    def __call__(self, items: list[Item]) -> Batch:
+        """Stack pictures, clean and tokenise captions.
+
+        Raises:
+            DataError: If a sample has no caption.
+        """
+        samples = [item.sample for item in items]
+        captions = [((sample.text,) if sample.text else ()) if self.training else sample.references for sample in samples]
+        for sample, texts in zip(samples, captions, strict=True):
+            if not texts:
+                raise DataError(f"record {sample.id!r} has no caption; retrieval needs at least one for every picture")
+        words = [clean_caption(text, self.max_words) for texts in captions for text in texts]
+        batch = Batch(samples, images=stack_images(items), text=self.tokenizer(words, max_length=self.max_text_length))
+        if self.training:
+            return replace(batch, image_index=torch.tensor([sample.image_index for sample in samples]))
+        return replace(batch, targets_per_item=torch.tensor([len(texts) for texts in captions]))
+
+
+class RetrievalTask(Task):
+    """Find pictures by text and texts by picture. Source: ``model_retrieval_mplug.py`` (ORIGINAL section 9)."""
+
+    Settings = RetrievalSettings
+    modules = ("vision", "text", "fusion", "contrastive", "matching")
+    metric = "r_mean"
+    settings: RetrievalSettings
+
+    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: RetrievalSettings, training: bool = False) -> None:
+        super().__init__(model, tokenizer, settings)
+        self.twin: MomentumTwin | None = None
+        self.queue: FeatureQueue | None = None
+        self._alpha = settings.alpha
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+        if training:
+            self.twin = MomentumTwin(model, paired=("vision", "text", "contrastive"), momentum=settings.momentum)
+            self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
+
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Make one example of each caption."""
+        return [replace(sample, text=caption) for sample in samples for caption in sample.targets]
+
+    def collator(self, training: bool) -> Collator:
+        """Make the collator; training captions are cut by words only, up to the model's positions, as in the original."""
+        limit = self.model.config.max_positions if training else self.settings.max_text_length
+        return RetrievalCollator(self.tokenizer, self.settings.max_words, limit, training)
+
+    def begin_step(self, progress: Progress) -> None:
+        """Ramp alpha, move the twin, keep the temperature in its range."""
+        self._alpha = self.settings.alpha * (progress.fraction if progress.epoch == 0 else 1.0)
+        if self.settings.temperature_range is not None:
+            with torch.no_grad():
+                self.model.contrastive.temperature.clamp_(*self.settings.temperature_range)
+        if self.twin is not None:
+            self.twin.update(self.model)
+
+    def end_step(self) -> None:
+        """Write the momentum features of the last forward to the queue."""
+        if self._pending is not None and self.queue is not None:
+            self.queue.push(*self._pending)
+        self._pending = None
+
+    def forward(self, batch: Batch) -> Losses:
+        """Compute contrastive plus matching loss."""
+        assert self.twin is not None and self.queue is not None, "training needs RetrievalTask(..., training=True)"
+        assert batch.images is not None and batch.text is not None and batch.image_index is not None
+        ids, mask, index = batch.text.ids, batch.text.mask, batch.image_index
+        vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
+        with torch.no_grad():
+            twin = self.twin.model
+            vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images)).float()
+            text_m = twin.contrastive.text_features(twin.encode_text(ids, mask)).float()
+        self._pending = (vision_m, text_m, index)
+        vision_f = self.model.contrastive.vision_features(vision).float()
+        text_f = self.model.contrastive.text_features(text).float()
+        # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
+        with torch.autocast(vision.device.type, enabled=False):
+            temperature = self.model.contrastive.temperature
+            all_text = torch.cat([text_m, self.queue.text]).T  # (E, B + Q)
+            all_vision = torch.cat([vision_m, self.queue.vision]).T
+            i2t, t2i = vision_f @ all_text / temperature, text_f @ all_vision / temperature
+            targets_i2t = targets_t2i = positive_targets(index, self.queue.index)
+            if self._alpha > 0:
+                with torch.no_grad():
+                    targets_i2t = soft_targets(vision_m @ all_text / temperature, targets_i2t, self._alpha)
+                    targets_t2i = soft_targets(text_m @ all_vision / temperature, targets_t2i, self._alpha)
+            contrastive = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
+        size = len(index)
+        negatives = sample_negatives(negative_weights(i2t[:, :size].detach(), t2i[:, :size].detach(), index))
+        matching = matching_loss(self.matching_logits(vision, text, mask, negatives))
+        return Losses(contrastive + matching, {"itc": contrastive.detach(), "itm": matching.detach()})
+
+    def matching_logits(self, vision: Tensor, text: Tensor, mask: Tensor, negatives: Negatives) -> Tensor:
+        """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2).
+
+        Each picture meets its own text and its wrong text in one call, so that its keys and values are projected once for both.
+        """
+        both = torch.stack([text, text[negatives.texts]], dim=1).flatten(0, 1)  # (2B, T, D)
+        both_mask = torch.stack([mask, mask[negatives.texts]], dim=1).flatten(0, 1)
+        own = self.model.matching(self.model.fuse(vision, both, both_mask).text).unflatten(0, (-1, 2))
+        wrong_picture = self.model.matching(self.model.fuse(vision[negatives.images], text, mask).text)
+        return torch.cat([own[:, 0], wrong_picture, own[:, 1]])
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Rank within one batch; ``evaluate`` ranks within the whole split."""
+        return list(self.evaluate([batch]))
+
+    def encode(self, batches: Iterable[Batch]) -> tuple[Encoded, list[Sample], list[int]]:
+        """Encode every picture and caption once.
+
+        Returns:
+            The encoded split, its samples, and the number of captions of each.
+        """
+        samples: list[Sample] = []
+        counts: list[int] = []
+        vision, vision_f, text, masks, text_f = [], [], [], [], []
+        for batch in batches:
+            assert batch.images is not None and batch.text is not None and batch.targets_per_item is not None
+            tokens, words = self.model.encode_images(batch.images), self.model.encode_text(batch.text.ids, batch.text.mask)
+            vision.append(tokens)
+            vision_f.append(self.model.contrastive.vision_features(tokens).float())
+            text_f.append(self.model.contrastive.text_features(words).float())
+            text += words.unbind(0)
+            masks += batch.text.mask.unbind(0)
+            samples += batch.samples
+            counts += batch.targets_per_item.tolist()
+        if not samples:
+            raise DataError("no picture could be read, so there is nothing to rank; see the failures")
+        states, mask = pad_sequence(text, batch_first=True), pad_sequence(masks, batch_first=True)
+        return Encoded(torch.cat(vision), torch.cat(vision_f), states, mask, torch.cat(text_f)), samples, counts
+
+    def evaluate(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """Rank the whole split both ways; one prediction per picture, with its ranks and its best caption."""
+        split, samples, counts = self.encode(batches)
+        bounds = [0, *torch.tensor(counts).cumsum(0).tolist()]
+        own_texts = [range(low, high) for low, high in pairwise(bounds)]
+        owner = [[picture] for picture, count in enumerate(counts) for _ in range(count)]
+        k_text, k_image = min(self.settings.k_test, bounds[-1]), min(self.settings.k_test, len(samples))
+        text_ranks: list[int] = []
+        best: list[tuple[int, float]] = []
+        for rows in image_to_text(self.model, split, k_text):
+            done = len(text_ranks)
+            text_ranks += ranks_from_scores(rows.cpu().numpy(), own_texts[done : done + len(rows)]).tolist()
+            values, indices = rows.max(dim=1)
+            best += zip(indices.tolist(), values.tolist(), strict=True)
+        image_ranks: list[int] = []
+        found: list[int] = []
+        for rows in text_to_image(self.model, split, k_image):
+            done = len(image_ranks)
+            image_ranks += ranks_from_scores(rows.cpu().numpy(), owner[done : done + len(rows)]).tolist()
+            found += rows.argmax(dim=1).tolist()
+        captions = [text for sample in samples for text in sample.references]
+        for number, sample in enumerate(samples):
+            low, high = bounds[number], bounds[number + 1]
+            choice, score = best[number]
+            extra = {
+                "image": sample.image,
+                "text_rank": text_ranks[number],
+                "image_ranks": image_ranks[low:high],
+                "best_images": [samples[i].image for i in found[low:high]],
+                **sample.extra,
+            }
+            yield Prediction(sample.id, captions[choice], score, sample.references, extra)
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Compute recall at 1, 5, 10 both ways in percent, and their mean."""
+        text_ranks = [one.extra["text_rank"] for one in predictions]
+        image_ranks = [rank for one in predictions for rank in one.extra["image_ranks"]]
+        return dict(retrieval_scores(text_ranks, image_ranks)) if text_ranks else {}
+
+    def scorer(self) -> dict[str, str]:
+        """Name the protocol."""
+        return {"protocol": f"contrastive top {self.settings.k_test}, ranked by the matching logit; txt = picture to text, percent"}

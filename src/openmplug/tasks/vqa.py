@@ -1,0 +1,193 @@
+"""Visual question answering: an open answer written by the decoder, or a ranking of given answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample
+from openmplug.config import Settings
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import DataError
+from openmplug.metrics.vqa import exact_match, vqa_accuracy
+from openmplug.models.decoder import DecoderMemory
+from openmplug.models.generation import rank_answers
+from openmplug.models.momentum import MomentumTwin
+from openmplug.models.mplug import MPLUG
+from openmplug.objectives.language import soft_token_losses, text_labels
+from openmplug.tasks.base import Collator, Progress, Task
+from openmplug.tasks.decoding import END, generate, stack_images, target_log_probs
+
+
+class VQASettings(Settings):
+    """Settings of visual question answering; defaults are the released scripts'.
+
+    Args:
+        inference: ``generate`` writes the answer, ``rank`` chooses among ``answers``.
+        num_beams: Beams of the search.
+        min_length: Fewest new tokens, the end token among them.
+        max_length: Most new tokens.
+        max_question_length: Tokens of a question in training, [CLS] included; evaluation cuts only at the model's positions.
+        answers: Candidates for ``rank``; empty means every answer of the training data.
+        k_test: Candidates whose whole text is scored, chosen by their first token.
+        metric: ``vqa`` is the official leave-one-out accuracy, ``exact_match`` compares whole strings.
+        distill: Keep a momentum twin. As in the original this alone does not change the loss.
+        distillation_alpha: Weight of the twin's soft labels; the original passes none, so 0.
+    """
+
+    inference: Literal["generate", "rank"] = "generate"
+    num_beams: int = Field(default=5, ge=1)
+    min_length: int = Field(default=1, ge=0)
+    max_length: int = Field(default=10, ge=1)
+    max_question_length: int = Field(default=25, ge=2)
+    answers: tuple[str, ...] = ()
+    k_test: int = Field(default=128, ge=1)
+    metric: Literal["vqa", "exact_match"] = "vqa"
+    distill: bool = False
+    distillation_alpha: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> VQASettings:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}; lower min_length")
+        return self
+
+
+@dataclass(frozen=True)
+class VQACollator:
+    """Items to a batch: pictures, questions, and in training the flattened answers with their weights."""
+
+    tokenizer: Tokenizer
+    question_length: int
+    training: bool
+
+    def __call__(self, items: list[Item]) -> Batch:
+        """Stack pictures and tokenise.
+
+        Raises:
+            DataError: If a sample has no question, or in training no answer.
+        """
+        samples = [item.sample for item in items]
+        for sample in samples:
+            if not sample.text:
+                raise DataError(f"record {sample.id!r} has no question; every record of a question-answering task needs one")
+            if self.training and not sample.targets:
+                raise DataError(f"record {sample.id!r} has no answer; training needs one for every question")
+        questions = self.tokenizer([sample.text or "" for sample in samples], max_length=self.question_length)
+        batch = Batch(samples, images=stack_images(items), text=questions)
+        if not self.training:
+            return batch
+        answers = [answer + END for sample in samples for answer in sample.targets]
+        weights = [weight for sample in samples for weight in (sample.weights or (1.0,) * len(sample.targets))]
+        return replace(
+            batch,
+            targets=self.tokenizer(answers),
+            target_weights=torch.tensor(weights),
+            targets_per_item=torch.tensor([len(sample.targets) for sample in samples]),
+        )
+
+
+class VQATask(Task):
+    """Answer questions about pictures. Source: ``model_vqa_mplug.py`` of the original (ORIGINAL section 5)."""
+
+    Settings = VQASettings
+    modules = ("vision", "text", "fusion", "decoder")
+    metric = "accuracy"
+    settings: VQASettings
+
+    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: VQASettings, training: bool = False) -> None:
+        super().__init__(model, tokenizer, settings)
+        self.twin: MomentumTwin | None = None
+        if training and (settings.distill or settings.distillation_alpha > 0):
+            # The original never pairs its fusion twin, so it stays as it was copied (ORIGINAL 13b, 3).
+            self.twin = MomentumTwin(model, paired=("vision", "text", "decoder"), unpaired=("fusion",))
+
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Each question is an example; for ranking, the training answers become the candidates unless some are given."""
+        if self.settings.inference == "rank" and not self.settings.answers:
+            seen = dict.fromkeys(answer for sample in samples for answer in sample.targets)
+            self.settings = self.settings.model_copy(update={"answers": tuple(seen)})
+        return list(samples)
+
+    def collator(self, training: bool) -> Collator:
+        """Make the collator; evaluation leaves questions whole as the original does, up to the model's positions."""
+        limit = self.settings.max_question_length if training else self.model.config.max_positions
+        return VQACollator(self.tokenizer, limit, training)
+
+    def begin_step(self, progress: Progress) -> None:
+        """Move the twin; the original does so in every forward."""
+        if self.twin is not None:
+            self.twin.update(self.model)
+
+    def _memory(self, batch: Batch, model: MPLUG) -> DecoderMemory:
+        assert batch.images is not None and batch.text is not None
+        return model.answer_memory(batch.images, batch.text.ids, batch.text.mask)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Compute sum over answers of weight * cross-entropy, divided by the number of pictures (not of answers or tokens)."""
+        assert batch.targets is not None and batch.target_weights is not None and batch.targets_per_item is not None
+        labels = text_labels(batch.targets.ids, batch.targets.mask)
+        owner = torch.arange(len(batch), device=labels.device).repeat_interleave(batch.targets_per_item)
+        memory = self._memory(batch, self.model)
+        if len(owner) != len(batch):
+            memory = memory.rows(owner)
+        losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
+        alpha = self.settings.distillation_alpha
+        if self.twin is not None and alpha > 0:
+            with torch.no_grad():
+                teacher = self._memory(batch, self.twin.model).rows(owner)
+                soft = self.twin.model.decoder(batch.targets.ids, batch.targets.mask, teacher)[:, :-1].float().softmax(dim=-1)
+            logits = self.model.decoder(batch.targets.ids, batch.targets.mask, memory)
+            losses = (1 - alpha) * losses + alpha * soft_token_losses(logits, labels, soft).sum(dim=1)
+        total = (losses * batch.target_weights).sum() / len(batch)
+        return Losses(total, {"loss": total.detach()})
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Answer each question."""
+        settings, memory = self.settings, self._memory(batch, self.model)
+        if settings.inference == "rank":
+            return self._rank(batch, memory)
+        answers = generate(
+            self.model.decoder,
+            memory,
+            self.tokenizer,
+            num_beams=settings.num_beams,
+            min_length=settings.min_length,
+            max_length=settings.max_length,
+        )
+        return [_prediction(sample, text, best.score) for sample, (text, best) in zip(batch.samples, answers, strict=True)]
+
+    def _rank(self, batch: Batch, memory: DecoderMemory) -> list[Prediction]:
+        answers = self.settings.answers
+        if not answers:
+            raise DataError("settings.inference is 'rank' but there are no answers to rank; give settings.answers")
+        tokens = self.tokenizer([answer + END for answer in answers]).to(memory.layers[0].keys.device)
+        ranking = rank_answers(self.model.decoder, memory, tokens.ids, tokens.mask, k=min(self.settings.k_test, len(answers)))
+        best, probability = ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist()
+        return [_prediction(sample, answers[i], p) for sample, i, p in zip(batch.samples, best, probability, strict=True)]
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Compute the accuracies in percent; ``accuracy`` is the one ``settings.metric`` names."""
+        answered = [one for one in predictions if one.references]
+        if not answered:
+            return {}
+        official = 100 * sum(vqa_accuracy(one.text, one.references) for one in answered) / len(answered)
+        exact = 100 * sum(max(float(exact_match(one.text, ref)) for ref in one.references) for one in answered) / len(answered)
+        return {"accuracy": official if self.settings.metric == "vqa" else exact, "vqa_accuracy": official, "exact_match": exact}
+
+    def scorer(self) -> dict[str, str]:
+        """Name the scorers."""
+        return {
+            "accuracy": self.settings.metric,
+            "vqa_accuracy": "VQA v2: mean over leave-one-out annotators of min(matches / 3, 1), official normalisation, percent",
+            "exact_match": "the answer equals an annotator's string, percent",
+        }
+
+
+def _prediction(sample: Sample, text: str, score: float) -> Prediction:
+    extra = {"image": sample.image, "question": sample.text, **sample.extra}
+    return Prediction(sample.id, text, score, sample.references, extra)
