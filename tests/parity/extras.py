@@ -189,7 +189,7 @@ def _rename(notes: Notes, entry: dict[str, Any], tokenizer: Tokenizer | None) ->
 def _uniform(notes: Notes, entries: list[dict[str, Any]], tokenizer: Tokenizer | None) -> None:
     for entry in entries:
         name = f"{entry['num_frm']}of{entry['vlen']}"
-        notes.equal(name, uniform_indices(entry["num_frm"], entry["vlen"]), entry["idx"])
+        notes.equal(name, uniform_indices(entry["num_frm"], entry["vlen"], literal=True), entry["idx"])
 
 
 def _middle(notes: Notes, entries: list[dict[str, Any]], tokenizer: Tokenizer | None) -> None:

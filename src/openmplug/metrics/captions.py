@@ -246,6 +246,6 @@ def _cider(corpus: _Corpus) -> Floats:
         ours = _look_up(hypothesis_keys, weight[~from_reference], corpus.item[reference] * grams.kinds + gram)
         dot = np.bincount(reference - corpus.size, weights=np.minimum(ours, theirs) * theirs, minlength=len(item))
         norms = norm[item] * norm[of_references]
-        similarity += np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+        similarity += np.divide(dot, norms, out=np.zeros(len(item)), where=norms > 0)
     per_reference = similarity * penalty / len(corpus.orders)
     return 10.0 * np.bincount(item, weights=per_reference, minlength=corpus.size) / np.bincount(item, minlength=corpus.size)

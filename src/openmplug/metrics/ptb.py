@@ -14,7 +14,7 @@ from functools import lru_cache
 _DROPPED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 
 _RENAMED = dict(zip("()[]{}", ("-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"), strict=True)) | {
-    **dict(zip('"“”«»‘’…–—―', ("''", "``", "''", "``", "''", "`", "'", "...", "--", "--", "--"), strict=True)),  # noqa: RUF001
+    **dict(zip('"“”«»‘’…–—―', ("''", "``", "''", "``", "''", "`", "'", "...", "--", "--", "--"), strict=True)),
     **dict(zip("£€¢½¼¾", ("#", "$", "cents", "1/2", "1/4", "3/4"), strict=True)),
     # Words made of two. Others that one might expect ("whaddya", "dunno") are left alone.
     **{"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na", "gimme": "gim me", "lemme": "lem me"},
