@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parity.golden import Ledger, as_float32
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from openmplug.engine.optim import MPLUG2Schedule, OriginalCosine, decays, in_vi
 from openmplug.models.mplug import MODULES
 from openmplug.models.vision import resize_positions
 from openmplug.objectives.boxes import cxcywh_to_xyxy, pairwise_giou, pairwise_iou
+from parity.golden import Ledger, as_float32
 
 END = "[SEP]"
 

@@ -6,8 +6,6 @@ import ast
 from collections.abc import Callable
 
 import torch
-from parity.golden import Case
-from parity.plain import plain_beam_search, plain_rank
 from torch import Tensor
 
 from openmplug.batch import Batch, Sample, Tokens
@@ -17,7 +15,7 @@ from openmplug.models.generation import Hypothesis, beam_search, rank_answers, r
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.boxes import box_tokens, grounding_loss, tokens_to_boxes
-from openmplug.objectives.itm import Negatives, matching_loss, negative_weights
+from openmplug.objectives.itm import Negatives, matching_loss
 from openmplug.objectives.language import soft_token_losses, text_labels, token_losses
 from openmplug.tasks.base import Progress
 from openmplug.tasks.captioning import CaptioningTask, CaptionSettings
@@ -25,6 +23,8 @@ from openmplug.tasks.decoding import target_log_probs
 from openmplug.tasks.reranking import Encoded, image_to_text, text_to_image
 from openmplug.tasks.retrieval import RetrievalSettings, RetrievalTask
 from openmplug.tasks.vqa import VQASettings, VQATask
+from parity.golden import Case
+from parity.plain import plain_beam_search, plain_rank
 
 
 def samples(count: int) -> list[Sample]:
@@ -49,7 +49,9 @@ def _compare_hypotheses(case: Case, prefix: str, found: list[list[Hypothesis]]) 
     case.same(f"{prefix}_scores", ours_scores)
 
 
-def _generations(case: Case, model: MPLUG, memory: DecoderMemory, states: Tensor, mask: Tensor | None, prompt: Tensor | None = None) -> None:
+def _generations(
+    case: Case, model: MPLUG, memory: DecoderMemory, states: Tensor, mask: Tensor | None, prompt: Tensor | None = None
+) -> None:
     """Run every stored generation with the cache, and again without; the two must agree token by token."""
     names = [name.removeprefix("out.").removesuffix("_ids") for name in case.io if name.startswith("out.gen") and name.endswith("_ids")]
     for name in names:
@@ -94,8 +96,8 @@ def _vision(case: Case, model: MPLUG, images: Tensor, raw: str = "out.image_embe
 
 def vqa(case: Case) -> None:
     """Question answering: activations, loss, gradients, soft labels, ranking, generation, momentum."""
-    task = VQATask(case.model(VQATask.modules), case.tokenizer, VQASettings())
-    model, keymap = task.model, case.keymap(VQATask.modules)
+    task = VQATask(case.model(VQATask.model_modules), case.tokenizer, VQASettings())
+    model, keymap = task.model, case.keymap(VQATask.model_modules)
     question, question_mask = case.get("in.question_ids"), case.mask("in.question_mask")
     answers = Tokens(case.get("in.answer_ids"), case.mask("in.answer_mask"))
     counts, images = case.get("in.k"), case.get("in.image")
@@ -135,7 +137,7 @@ def vqa(case: Case) -> None:
 
 def _distilled(case: Case, batch: Batch, owner: Tensor) -> None:
     """Run the same step with the twin: equal loss and gradients, a teacher that has moved, a fusion twin that has not."""
-    task = VQATask(case.model(VQATask.modules), case.tokenizer, VQASettings(distill=True), training=True).eval()
+    task = VQATask(case.model(VQATask.model_modules), case.tokenizer, VQASettings(distill=True), training=True).eval()
     assert task.twin is not None and batch.targets is not None and batch.text is not None and batch.images is not None
     case.load_twin(task.twin.model)
     before = {key: value.clone() for key, value in task.twin.model.state_dict().items()}
@@ -143,7 +145,7 @@ def _distilled(case: Case, batch: Batch, owner: Tensor) -> None:
     losses = task(batch)
     case.same("out.distill.loss", losses.total)
     losses.total.backward()
-    case.gradients(task.model, case.keymap(VQATask.modules), "grad_norms_distill", tensors=False)
+    case.gradients(task.model, case.keymap(VQATask.model_modules), "grad_norms_distill", tensors=False)
     twin = task.twin.model
     with torch.no_grad():
         vision = twin.encode_images(batch.images)
@@ -193,8 +195,8 @@ def _after_step(case: Case, twin: MomentumTwin, before: dict[str, Tensor], liste
 
 def caption(case: Case) -> None:
     """Captioning: activations, loss, gradients, generation, and the scores self-critical training differentiates."""
-    task = CaptioningTask(case.model(CaptioningTask.modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
-    model, keymap = task.model, case.keymap(CaptioningTask.modules)
+    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
+    model, keymap = task.model, case.keymap(CaptioningTask.model_modules)
     case.unused("in.question_ids", "object labels; the original captioner never reads them")
     case.unused("in.question_mask", "as above")
     images, targets = case.get("in.image"), Tokens(case.get("in.caption_ids"), case.mask("in.caption_mask"))
@@ -241,7 +243,7 @@ def _self_critical(case: Case, model: MPLUG, keymap, images: Tensor) -> None:  #
 
 def video_caption(case: Case) -> None:
     """VATEX captioning: frames one after the other are the memory; the prompt loses its last word."""
-    task = CaptioningTask(case.model(CaptioningTask.modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
+    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
     model, video = task.model, case.get("in.video")
     targets = Tokens(case.get("in.caption_ids"), case.mask("in.caption_mask"))
     case.same("out.frame_embeds_raw", model.vision(video.flatten(0, 1)))
@@ -261,9 +263,9 @@ def retrieval(case: Case) -> None:
     """Retrieval: features, both losses with the stored negatives, queues, momentum, the evaluation script's matrices."""
     settings = case.settings
     task_settings = RetrievalSettings(queue_size=settings["queue_size"], alpha=float(case.get("in.alpha")), k_test=settings["k_test"])
-    task = RetrievalTask(case.model(RetrievalTask.modules), case.tokenizer, task_settings, training=True).eval()
+    task = RetrievalTask(case.model(RetrievalTask.model_modules), case.tokenizer, task_settings, training=True).eval()
     assert task.twin is not None and task.queue is not None
-    model, keymap = task.model, case.keymap(RetrievalTask.modules)
+    model, keymap = task.model, case.keymap(RetrievalTask.model_modules)
     case.load_twin(task.twin.model)
     stored = split_queue(case.weights)
     task.queue.load_state_dict(stored)
@@ -290,7 +292,9 @@ def retrieval(case: Case) -> None:
         "queue_ptr": task.queue.pointer,
     }
     _after_step(case, task.twin, before, "state_changed_by_forward", queue)
-    if not {"image_queue", "text_queue", "idx_queue", "queue_ptr"} >= {key for key in case.config["state_changed_by_forward"] if key in queue}:
+    if not {"image_queue", "text_queue", "idx_queue", "queue_ptr"} >= {
+        key for key in case.config["state_changed_by_forward"] if key in queue
+    }:
         case.ledger.faults.append("the queue the original writes is not the one we write")
     with torch.no_grad():
         twin = task.twin.model
@@ -409,7 +413,7 @@ def grounding(case: Case) -> None:
 
 def video_retrieval(case: Case) -> None:
     """The video-retrieval script: frames flattened, class tokens averaged, matching logit plus similarity."""
-    model = case.model(RetrievalTask.modules)
+    model = case.model(RetrievalTask.model_modules)
     video, ids, mask = case.get("in.video"), case.get("in.text_ids"), case.mask("in.text_mask")
     with torch.no_grad():
         vision, text = model.encode_images(video), model.encode_text(ids, mask)
@@ -426,7 +430,7 @@ def video_retrieval(case: Case) -> None:
 
 def video_question(case: Case) -> None:
     """The video-QA script: frames flattened, answers ranked."""
-    model = case.model(VQATask.modules)
+    model = case.model(VQATask.model_modules)
     video, ids, mask = case.get("in.video"), case.get("in.question_ids"), case.mask("in.question_mask")
     with torch.no_grad():
         fused = model.fuse(model.encode_images(video), model.encode_text(ids, mask), mask)

@@ -25,7 +25,7 @@ def plain_beam_search(
     prompt: Tensor | None = None,
     num_return: int = 1,
 ) -> list[list[tuple[tuple[int, ...], float]]]:
-    """Search one item at a time, as ORIGINAL section 6 describes. Returns (ids, score), best first."""
+    """Search one item at a time, as the original does. Returns (ids, score), best first."""
     results = []
     for item in range(len(states)):
         begin = [101] if prompt is None else prompt[item].tolist()
@@ -53,7 +53,7 @@ def plain_beam_search(
 
 @torch.no_grad()
 def plain_rank(decoder: TextDecoder, states: Tensor, mask: Tensor | None, ids: Tensor, real: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rank candidates, as ORIGINAL section 7 describes, with the memory repeated for each. Returns indices and probabilities."""
+    """Rank candidates, as the original does, with the memory repeated for each. Returns indices and probabilities."""
     begin = ids[:1, :1].expand(len(states), 1)
     first = _log_probs(decoder, begin, states, mask).exp()
     chosen = first[:, ids[:, 1]].topk(k, dim=1)

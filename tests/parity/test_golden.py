@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from parity.extras import run_extras
 from parity.families import FAMILIES, NOT_BUILT
 from parity.golden import Case, Ledger

@@ -36,7 +36,7 @@ class CoAttentionLayer(nn.Module):
 class ConnectedLayer(nn.Module):
     """Connected attention: one self-attention over [vision; text], with an extra residual on the vision stream.
 
-    The residual has no norm after it. Source: mPLUG fusion (ORIGINAL section 3).
+    The residual has no norm after it. Source: mPLUG fusion.
     """
 
     def __init__(self, width: int, heads: int, intermediate: int, dropout: float, attention_dropout: float) -> None:

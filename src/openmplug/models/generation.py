@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 
@@ -84,7 +85,7 @@ def beam_search(
     Returns:
         For each item its hypotheses, best first.
 
-    Source: ``predictor.TextGenerator`` of the originals (ORIGINAL section 6).
+    Source: ``predictor.TextGenerator`` of the originals.
     """
     items, device = len(memory), memory.layers[0].keys.device
     prompt = begin_prompt(items, device) if prompt is None else prompt
@@ -130,7 +131,7 @@ def beam_search(
             kept = torch.tensor(going, device=device)
             live = [live[place] for place in going]
             totals = totals[kept]
-            rows, new, ids = (x.unflatten(0, flat.shape[:1] + (num_beams,))[kept].flatten(0, 1) for x in (rows, new, ids))
+            rows, new, ids = (x.unflatten(0, (len(flat), num_beams))[kept].flatten(0, 1) for x in (rows, new, ids))
         state.reorder(rows, kept)
     return [sorted(hypotheses, key=lambda one: -one.score)[:num_return] for hypotheses in found]
 
@@ -250,9 +251,7 @@ class Ranking:
 
 
 @torch.no_grad()
-def rank_answers(
-    decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tensor, k: int, max_rows: int = 1024
-) -> Ranking:
+def rank_answers(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tensor, k: int, max_rows: int = 1024) -> Ranking:
     """Rank given answers as the originals do.
 
     The first real token alone chooses k candidates per item; these are scored whole. The first token counts twice: score =
@@ -272,7 +271,7 @@ def rank_answers(
     Raises:
         ValueError: If k is not within 1 to A.
 
-    Source: ``rank_answer`` of the originals (ORIGINAL section 7).
+    Source: ``rank_answer`` of the originals.
     """
     if not 1 <= k <= len(ids):
         raise ValueError(f"k_test is {k}, but there are {len(ids)} candidates; choose 1 to {len(ids)}")
@@ -283,7 +282,6 @@ def rank_answers(
     chosen = first.index_select(1, ids[:, 1]).topk(k, dim=1)
     scores = chosen.values.log() * 2  # log p(first) as the pre-score, and again inside the whole answer
     per_call = max(1, max_rows // items)
-    prefix = [cache for cache in state.caches]
     for start in range(0, k, per_call):
         part = chosen.indices[:, start : start + per_call]  # (B, c)
         texts, real = ids[part].flatten(0, 1), mask[part].flatten(0, 1)  # (B * c, T)
@@ -291,14 +289,15 @@ def rank_answers(
         if length <= 2:
             continue
         again = decoder.start(memory, items, length)
-        for cache, source in zip(again.caches, prefix, strict=True):
+        for cache, source in zip(again.caches, state.caches, strict=True):
             cache.keys[:, :, :1], cache.values[:, :, :1], cache.length = source.keys[:, :, :1], source.values[:, :, :1], 1
         again.reorder(torch.arange(items, device=ids.device).repeat_interleave(part.shape[1]))
         hidden = decoder.step(texts[:, 1 : length - 1], again)  # predicts tokens 2 .. length - 1
         wanted = real[:, 2:length]
         log_probs = torch.zeros(wanted.shape, device=ids.device)
         # Only real tokens pay for the vocabulary.
-        log_probs[wanted] = -torch.nn.functional.cross_entropy(decoder.logits(hidden[wanted]).float(), texts[:, 2:length][wanted], reduction="none")
+        losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), texts[:, 2:length][wanted], reduction="none")
+        log_probs[wanted] = -losses
         scores[:, start : start + per_call] += log_probs.sum(dim=1).unflatten(0, part.shape)
     probabilities, order = scores.softmax(dim=1).sort(dim=1, descending=True)
     return Ranking(chosen.indices.gather(1, order), probabilities)

@@ -26,6 +26,19 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention of (B, N, T, D/N) over (B, N, S, D/N); ``dropout`` is on the probabilities.
+
+    On CPUs the bf16 backward of the fused kernel is 5 to 7 times slower than the fp32 one (torch 2.13), so a bf16 training step
+    attends in fp32 there; everything else stays in the type it came in.
+    """
+    if query.dtype is torch.bfloat16 and query.device.type == "cpu" and query.requires_grad:
+        with torch.autocast("cpu", enabled=False):
+            mixed = F.scaled_dot_product_attention(query.float(), keys.float(), values.float(), attn_mask=mask, dropout_p=dropout)
+        return mixed.to(query.dtype)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+
+
 @dataclass(slots=True)
 class KeyValues:
     """Projected keys and values of one attention layer, each (B, N, T, D/N)."""
@@ -116,9 +129,7 @@ class Attention(nn.Module):
         items = context.keys.shape[0]
         if items != rows:
             query = query.unflatten(0, (items, -1)).transpose(1, 2).flatten(2, 3)  # (B, N, K*T, D/N)
-        mixed = F.scaled_dot_product_attention(
-            query, context.keys, context.values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = attend(query, context.keys, context.values, mask, self.dropout if self.training else 0.0)
         if items != rows:
             mixed = mixed.unflatten(2, (-1, length)).transpose(1, 2).reshape(rows, self.heads, length, head_width)
         return self.output(merge_heads(mixed))  # (R, T, D)
@@ -216,13 +227,13 @@ class PackedSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within x (B, V, D)."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, N, V, D/N)
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, None, self.dropout if self.training else 0.0)
         return self.output(merge_heads(mixed))
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's activation, ``x * sigmoid(1.702 x)``."""
-    return x * torch.sigmoid(1.702 * x)
+    """CLIP's activation, ``x * sigmoid(1.702 x)``, as ``silu(1.702 x) / 1.702``: one fused kernel each way instead of a chain."""
+    return F.silu(x * 1.702) * (1 / 1.702)
 
 
 class PreNormBlock(nn.Module):

@@ -74,8 +74,8 @@ class MPLUGConfig(Settings):
         return cls(**{"name": name, **SIZES[name], **overrides})
 
 
-# Base, large: released code and README (PAPERS 1.1). Huge was never released: 24 text layers are given, BERT-large's width is inferred
-# from them. Tiny and small are ours: for tests, the quickstart, and training from scratch on a CPU.
+# Base and large: released code and README (arXiv:2205.12005). Huge was never released: its 24 text layers are published, BERT-large's
+# width is inferred from them. Tiny and small are ours: for tests, the quickstart, and training from scratch on a CPU.
 SIZES: dict[str, dict[str, Any]] = {
     "mplug-tiny": {
         "image_size": 64,
@@ -157,7 +157,7 @@ class MPLUG(nn.Module):
             raise UsageError(f"unknown modules {unknown}; choose from {', '.join(MODULES)}")
         self.config = config
         self.modules_built = tuple(name for name in MODULES if name in modules)
-        block = {
+        block: dict[str, Any] = {
             "width": config.width,
             "heads": config.heads,
             "intermediate": config.intermediate,

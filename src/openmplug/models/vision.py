@@ -24,7 +24,7 @@ def resize_positions(table: Tensor, tokens: int) -> Tensor:
     Raises:
         ValueError: If either grid is not square.
 
-    Source: ORIGINAL checkpoint loaders of mPLUG (bilinear; the imported bicubic variant is never used there).
+    Source: the checkpoint loaders of the original mPLUG (bilinear; the imported bicubic variant is never used there).
     """
     old, new = (round((count - 1) ** 0.5) for count in (len(table), tokens))
     for count, side in ((len(table), old), (tokens, new)):
@@ -33,6 +33,24 @@ def resize_positions(table: Tensor, tokens: int) -> Tensor:
     grid = table[1:].float().unflatten(0, (old, old)).permute(2, 0, 1)[None]  # (1, D, g, g)
     resized = F.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False)
     return torch.cat([table[:1], resized[0].permute(1, 2, 0).flatten(0, 1).to(table.dtype)])
+
+
+class PatchEmbedding(nn.Module):
+    """Cut images into patches and project each: the convolution of CLIP with stride = kernel and no bias.
+
+    It is computed as one matrix product: on CPUs the convolution's bf16 backward costs as much as a whole transformer layer.
+    """
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.weight = nn.Parameter(torch.empty(width, 3, patch_size, patch_size))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Project (B, 3, H, W) to (B, P, D), patches row by row."""
+        size = self.patch_size
+        cut = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, 3, h, p, w, p)
+        return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), self.weight.flatten(1))
 
 
 class VisionTransformer(nn.Module):
@@ -52,7 +70,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, image_size: int, patch_size: int, width: int, layers: int, heads: int, attention_dropout: float) -> None:
         super().__init__()
         self.image_size = image_size
-        self.patches = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.patches = PatchEmbedding(patch_size, width)
         self.class_token = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(1 + (image_size // patch_size) ** 2, width))
         self.input_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
@@ -66,7 +84,7 @@ class VisionTransformer(nn.Module):
         attention_std, depth = width**-0.5, (2 * max(len(self.layers), 1)) ** -0.5
         nn.init.normal_(self.class_token, std=attention_std)
         nn.init.normal_(self.positions, std=attention_std)
-        nn.init.normal_(self.patches.weight, std=(3 * self.patches.kernel_size[0] ** 2) ** -0.5)
+        nn.init.normal_(self.patches.weight, std=(3 * self.patches.patch_size**2) ** -0.5)
         for layer in self.layers:
             assert isinstance(layer, PreNormBlock)
             nn.init.normal_(layer.attention.qkv.weight, std=attention_std)
@@ -85,7 +103,7 @@ class VisionTransformer(nn.Module):
         if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
             expected = f"(B, 3, {self.image_size}, {self.image_size})"
             raise ValueError(f"images have shape {tuple(images.shape)}, expected {expected}; resize them or set model.image_size")
-        x = self.patches(images).flatten(2).transpose(1, 2)  # (B, P, D)
+        x = self.patches(images)  # (B, P, D)
         x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, D)
         x = self.input_norm(x + self.positions.to(x.dtype))
         for layer in self.layers:

@@ -19,9 +19,7 @@ TASKS: dict[str, type[Task]] = {"vqa": VQATask, "caption": CaptioningTask, "retr
 __all__ = ["TASKS", "Progress", "Task", "build_task"]
 
 
-def build_task(
-    name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settings: Mapping[str, Any], training: bool = False
-) -> Task:
+def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settings: Mapping[str, Any], training: bool = False) -> Task:
     """Build a task with a freshly initialised model of just the modules it needs.
 
     Args:
@@ -39,4 +37,4 @@ def build_task(
     fields = {**model, "vocab_size": tokenizer.vocab_size}
     config = MPLUGConfig.named(**fields) if "name" in fields else MPLUGConfig(**fields)
     task = TASKS[name]
-    return task(MPLUG(config, task.modules), tokenizer, validate(task.Settings, settings, where="settings"), training)
+    return task(MPLUG(config, task.model_modules), tokenizer, validate(task.Settings, settings, where="settings"), training)

@@ -42,14 +42,14 @@ class Task(nn.Module, ABC):
 
     Class attributes:
         Settings: Typed settings of the task, the ``settings:`` section of a recipe.
-        modules: Parts of the model the task needs; nothing else is built.
+        model_modules: Parts of the model the task needs; nothing else is built.
         metric: The score that chooses the best checkpoint; higher is better.
 
     With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
     """
 
     Settings: ClassVar[type[Settings]]
-    modules: ClassVar[tuple[str, ...]]
+    model_modules: ClassVar[tuple[str, ...]]
     metric: ClassVar[str]
 
     def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
@@ -66,10 +66,10 @@ class Task(nn.Module, ABC):
     def collator(self, training: bool) -> Collator:
         """Return a small picklable object that turns items into a batch; it runs in the loader's workers."""
 
-    def begin_step(self, progress: Progress) -> None:  # noqa: B027 - an optional hook
+    def begin_step(self, progress: Progress) -> None:
         """Run before each micro-batch: momentum updates and ramps belong here, never in ``forward``."""
 
-    def end_step(self) -> None:  # noqa: B027 - an optional hook
+    def end_step(self) -> None:
         """Run after each backward pass: queues are written here."""
 
     @abstractmethod

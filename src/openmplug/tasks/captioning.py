@@ -71,10 +71,10 @@ class CaptionCollator:
 
 
 class CaptioningTask(Task):
-    """Describe pictures. Source: ``model_caption_mplug.py`` and its VATEX variant (ORIGINAL section 8)."""
+    """Describe pictures. Source: ``model_caption_mplug.py`` and its VATEX variant."""
 
     Settings = CaptionSettings
-    modules = ("vision", "decoder")
+    model_modules = ("vision", "decoder")
     metric = "cider"
     settings: CaptionSettings
 

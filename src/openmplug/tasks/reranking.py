@@ -30,9 +30,7 @@ class Encoded:
     text_features: Tensor
 
 
-def image_to_text(
-    model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512
-) -> Iterator[Tensor]:
+def image_to_text(model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512) -> Iterator[Tensor]:
     """Score texts for each picture, in blocks of rows (b, J); what is not among the best k by similarity is -100.
 
     The k texts of a picture share its keys and values until a connected layer.
@@ -51,9 +49,7 @@ def image_to_text(
         yield _rows(model, similarities, chosen, values if add_similarity else None, vision, split.text[texts], split.text_mask[texts])
 
 
-def text_to_image(
-    model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512
-) -> Iterator[Tensor]:
+def text_to_image(model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512) -> Iterator[Tensor]:
     """Score pictures for each text, in blocks of rows (b, I); arguments as in ``image_to_text``, k at most I."""
     for start in range(0, len(split.text), block := max(1, pairs_per_call // k)):
         similarities = split.text_features[start : start + block] @ split.vision_features.T  # (b, I)

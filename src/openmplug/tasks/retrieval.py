@@ -76,10 +76,10 @@ class RetrievalCollator:
 
 
 class RetrievalTask(Task):
-    """Find pictures by text and texts by picture. Source: ``model_retrieval_mplug.py`` (ORIGINAL section 9)."""
+    """Find pictures by text and texts by picture. Source: ``model_retrieval_mplug.py``."""
 
     Settings = RetrievalSettings
-    modules = ("vision", "text", "fusion", "contrastive", "matching")
+    model_modules = ("vision", "text", "fusion", "contrastive", "matching")
     metric = "r_mean"
     settings: RetrievalSettings
 
@@ -170,7 +170,11 @@ class RetrievalTask(Task):
         """
         samples: list[Sample] = []
         counts: list[int] = []
-        vision, vision_f, text, masks, text_f = [], [], [], [], []
+        vision: list[Tensor] = []
+        vision_f: list[Tensor] = []
+        text: list[Tensor] = []
+        masks: list[Tensor] = []
+        text_f: list[Tensor] = []
         for batch in batches:
             assert batch.images is not None and batch.text is not None and batch.targets_per_item is not None
             tokens, words = self.model.encode_images(batch.images), self.model.encode_text(batch.text.ids, batch.text.mask)

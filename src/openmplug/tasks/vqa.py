@@ -92,10 +92,10 @@ class VQACollator:
 
 
 class VQATask(Task):
-    """Answer questions about pictures. Source: ``model_vqa_mplug.py`` of the original (ORIGINAL section 5)."""
+    """Answer questions about pictures. Source: ``model_vqa_mplug.py`` of the original."""
 
     Settings = VQASettings
-    modules = ("vision", "text", "fusion", "decoder")
+    model_modules = ("vision", "text", "fusion", "decoder")
     metric = "accuracy"
     settings: VQASettings
 
@@ -103,7 +103,7 @@ class VQATask(Task):
         super().__init__(model, tokenizer, settings)
         self.twin: MomentumTwin | None = None
         if training and (settings.distill or settings.distillation_alpha > 0):
-            # The original never pairs its fusion twin, so it stays as it was copied (ORIGINAL 13b, 3).
+            # The original never pairs its fusion twin, so it stays as it was copied.
             self.twin = MomentumTwin(model, paired=("vision", "text", "decoder"), unpaired=("fusion",))
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -176,7 +176,7 @@ class VQATask(Task):
         if not answered:
             return {}
         official = 100 * sum(vqa_accuracy(one.text, one.references) for one in answered) / len(answered)
-        exact = 100 * sum(max(float(exact_match(one.text, ref)) for ref in one.references) for one in answered) / len(answered)
+        exact = 100 * sum(exact_match(one.text, one.references) for one in answered) / len(answered)
         return {"accuracy": official if self.settings.metric == "vqa" else exact, "vqa_accuracy": official, "exact_match": exact}
 
     def scorer(self) -> dict[str, str]:
