@@ -92,14 +92,12 @@ def mplug_keymap(text_layers: int, fusion_start: int, connected: tuple[int, ...]
         Ignored(r"fusion_encoder\.embeddings\..*", "the fusion encoder takes states, its own embeddings never run"),
         Ignored(rf"fusion_encoder\.encoder\.layer\.({below})\..*", "fusion layers below the first that runs"),
         Ignored(rf"fusion_encoder\.encoder\.layer\.({dead})\.crossattention\..*", "a connected layer has no cross-attention"),
-        Ignored(rf"text_encoder\.encoder\.layer\.(?!({'|'.join(map(str, range(text_layers))) or '(?!)'})\.).*", "text layers that were cut off"),
+        Ignored(
+            rf"text_encoder\.encoder\.layer\.(?!({'|'.join(map(str, range(text_layers))) or '(?!)'})\.).*", "text layers that were cut off"
+        ),
         Ignored(r"text_decoder\.cls\.predictions\.decoder\.(weight|bias)", "tied to the word embeddings and to predictions.bias"),
         Ignored(r"(prefix_ids|target_ids|bbox_prob_mask)", "constant buffers of the grounding model"),
-        *(
-            Ignored(pattern, f"the model was built without {module}")
-            for module, pattern in _MODULE_KEYS.items()
-            if module not in modules
-        ),
+        *(Ignored(pattern, f"the model was built without {module}") for module, pattern in _MODULE_KEYS.items() if module not in modules),
     ]
     return KeyMap(rules, ignored)
 

@@ -26,6 +26,9 @@ from openmplug.errors import EnvironmentProblem, ModelError
 FORMAT = 1
 """Version of the folder format; a folder with another one is refused."""
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -83,11 +86,9 @@ def write_problem(error: BaseException, path: Path) -> EnvironmentProblem:
     text = " ".join(str(error).split())
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "os error 28" in text:
-        return EnvironmentProblem(
-            f"disk full while writing '{path}'; what was there before is kept; free some space or choose another --output, then use --resume"
-        )
+        return EnvironmentProblem(f"disk full while writing '{path}'; the old content is kept; free some space, or choose another --output")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else text
-    return EnvironmentProblem(f"cannot write '{path}': {reason}; what was there before is kept")
+    return EnvironmentProblem(f"cannot write '{path}': {reason}; the old content is kept")
 
 
 @contextmanager
@@ -167,6 +168,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ready[name] = value.clone() if storage in seen or value.untyped_storage().nbytes() != value.nbytes else value
         seen.add(storage)
     save_file(ready, path, metadata={"format": "pt"})
+    # The library writes files that only their owner can read; a model is as readable as any other file.
+    path.chmod(0o666 & ~_UMASK)
 
 
 def save_weights(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -277,9 +280,8 @@ def check_keys(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequen
         f"{len(wrong)} of another shape ({_some(shapes)})" if wrong else "",
     ]
     text = "; ".join(group for group in groups if group)
-    raise ModelError(
-        f"checkpoint '{where}' does not fit the model, nothing was loaded: keys {text}; likely cause: {_likely_cause(missing, unexpected, wrong)}"
-    )
+    cause = _likely_cause(missing, unexpected, wrong)
+    raise ModelError(f"checkpoint '{where}' does not fit the model, nothing was loaded: keys {text}; likely cause: {cause}")
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

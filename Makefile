@@ -1,0 +1,49 @@
+# One command each, the same ones CI runs. `make help` lists them.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEFAULT_TESTS := not slow and not gpu and not released
+# Small models on few cores: threads inside torch only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow test-gpu check format bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(STAMP)  ## make .venv and install everything (quick when already done); PYTHON=python3.12 chooses the interpreter
+
+$(STAMP): pyproject.toml constraints.txt scripts/make_env.sh
+	@VENV=$(VENV) PYTHON="$(PYTHON)" scripts/make_env.sh
+	@touch $@
+
+quickstart: setup  ## train on a small generated data set, print the scores, write a page of answers (minutes, CPU is enough)
+	$(BIN)/openmplug quickstart --output runs/quickstart
+
+test: setup  ## the tests: no network, no GPU; PYTEST_ARGS="-k vqa" narrows them
+	$(PYTEST) -n 2 -m "$(DEFAULT_TESTS)" $(PYTEST_ARGS)
+
+test-slow: setup  ## the tests that take longer
+	$(PYTEST) -m "slow and not gpu and not released" $(PYTEST_ARGS)
+
+test-gpu: setup  ## the tests that need an NVIDIA GPU
+	$(PYTEST) -m "gpu" $(PYTEST_ARGS)
+
+check: setup  ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## format and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## time cached generation against the plain path on this machine
+	$(BIN)/python benchmarks/generation.py $(BENCH_ARGS)
+
+clean:  ## remove caches and build output; keeps .venv and runs/
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

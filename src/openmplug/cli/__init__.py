@@ -1,0 +1,1 @@
+"""The command line: parse, call, print. One file a verb group; heavy imports stay inside the commands."""

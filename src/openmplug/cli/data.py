@@ -1,0 +1,109 @@
+"""``openmplug data``: look a data set over, or make the small one that is built in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from openmplug.cli import screen
+from openmplug.cli.options import Debug, DryRun, Json, Output, Overrides, Recipe
+
+app = typer.Typer(help="Check a data set, or make the built-in one.", pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    """Check a data set, or make the built-in one."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("check")
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    every: Annotated[bool, typer.Option("--all", help="Decode every picture, not only the first 64 of each split.")] = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a recipe's data set and say what is wrong: rows, file references, pictures."""
+    from openmplug.data.checking import check_split
+    from openmplug.data.loading import read_split
+    from openmplug.engine.recipe import load_recipe
+    from openmplug.errors import DataError
+
+    settings = load_recipe(recipe, overrides or []).data
+    reports = [
+        check_split(read_split(settings, name), None if every else 64) for name in dict.fromkeys([*settings.train, settings.evaluate])
+    ]
+    problems = [f"split '{report.name}': {problem}" for report in reports for problem in report.problems()]
+    if json_output:
+        screen.document({"ok": not problems, "problems": problems, "splits": [_as_dict(report) for report in reports]})
+    else:
+        columns = ("split", "records", "pictures", "missing", "opened", "unreadable", "unused")
+        rows = [
+            (report.name, report.records, report.pictures, len(report.missing), report.opened, len(report.unreadable), report.unused)
+            for report in reports
+        ]
+        screen.table(f"Data in {settings.root}", columns, rows, right=columns[1:])
+        for report in reports:
+            words = f", text {report.first.text!r}" if report.first.text else ""
+            screen.note(f"first record of '{report.name}': image {report.first.image!r}{words}, targets {list(report.first.targets)[:3]!r}")
+    if problems:
+        raise DataError("; ".join(problems))
+    if not json_output:
+        screen.note("no problem found")
+
+
+def _as_dict(report: Any) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "records": report.records,
+        "pictures": report.pictures,
+        "images": report.where,
+        "missing": report.missing,
+        "opened": report.opened,
+        "unreadable": [{"image": failure.name, "reason": failure.reason} for failure in report.unreadable],
+        "unused": report.unused,
+        "records_without_target": report.silent,
+    }
+
+
+make = typer.Typer(help="Make a built-in data set.", pretty_exceptions_enable=False)
+app.add_typer(make, name="make")
+
+
+@make.callback(invoke_without_command=True)
+def made(context: typer.Context) -> None:
+    """Make a built-in data set."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@make.command("shapes")
+def shapes(
+    output: Output,
+    train_images: Annotated[int, typer.Option("--train-images", min=1, help="Pictures to train on.")] = 3000,
+    dev_images: Annotated[int, typer.Option("--dev-images", min=1, help="Pictures of unseen compositions to evaluate on.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds make equal data.")] = 0,
+    json_output: Json = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Draw coloured shapes, with questions, captions, boxes and statements about them; one folder per task."""
+    if dry_run:
+        plan = {"dry_run": True, "output": str(output), "train_images": train_images, "dev_images": dev_images, "seed": seed}
+        if json_output:
+            screen.document(plan)
+        else:
+            typer.echo(f"would draw {train_images:,} + {dev_images:,} pictures into {output}")
+        return
+    from openmplug.data.shapes import write_shapes
+
+    counts = write_shapes(output, train_images, dev_images, seed)
+    if json_output:
+        screen.document({"output": str(output), "seed": seed, "records": counts})
+        return
+    screen.table(f"Shapes in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
+    screen.note(f"to train on it: openmplug train vqa/shapes_mplug_tiny data.root={output / 'vqa'} --output runs/shapes")

@@ -1,0 +1,95 @@
+"""``openmplug info``: versions, devices, picture formats, optional parts."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from openmplug import __version__
+from openmplug.cli import screen
+from openmplug.cli.options import Debug, Json
+
+REQUIRED = (
+    *("torch", "numpy", "tokenizers", "safetensors", "huggingface-hub", "pillow"),
+    *("pydantic", "PyYAML", "typer", "rich", "matplotlib", "tensorboard"),
+)
+# extra -> (import names, what needs it)
+OPTIONAL = {
+    "video": (("av",), "reading videos"),
+    "search": (("lancedb",), "search indexes"),
+    "scale": (("ray",), "clusters"),
+    "serve": (("fastapi", "uvicorn", "litserve"), "HTTP service"),
+    "demo": (("gradio",), "web page"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX export"),
+    "lora": (("peft",), "adapters"),
+    "official": (("pycocoevalcap",), "the official caption scorers"),
+    "glue": (("sklearn", "scipy"), "GLUE scores"),
+}
+
+FORMATS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif"}
+
+
+def _version(package: str) -> str | None:
+    import importlib.metadata  # here, because it takes 30 ms of every --help
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    here = platform.processor() or platform.machine()
+    devices: list[dict[str, Any]] = [{"name": "cpu", "description": here, "cores": os.cpu_count(), "threads": torch.get_num_threads()}]
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        memory = round(facts.total_memory / 2**30, 1)
+        bf16 = torch.cuda.is_bf16_supported()
+        devices.append({"name": f"cuda:{index}", "description": facts.name, "memory_gib": memory, "bf16": bf16})
+    if torch.backends.mps.is_available():
+        devices.append({"name": "mps", "description": "Apple silicon"})
+    return devices
+
+
+def gather() -> dict[str, Any]:
+    """Return what ``openmplug info --json`` prints."""
+    import importlib.util
+
+    from PIL import features
+
+    optional = {}
+    for extra, (modules, purpose) in OPTIONAL.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        optional[extra] = {"present": not missing, "needed_for": purpose, "install": f"pip install 'openmplug[{extra}]'"}
+    return {
+        "openmplug": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: _version(package) for package in REQUIRED},
+        "devices": _devices(),
+        "image_formats": {name: bool(features.check(part)) for name, part in FORMATS.items()},
+        "optional": optional,
+    }
+
+
+def show(json_output: Json = False, debug: Debug = False) -> None:
+    """Show versions, devices and optional parts."""
+    facts = gather()
+    if json_output:
+        screen.document(facts)
+        return
+    versions = [("openmplug", facts["openmplug"]), ("python", facts["python"]), ("platform", facts["platform"])]
+    versions += [(name, version or "missing") for name, version in facts["packages"].items()]
+    screen.table("Versions", ("what", "version"), versions)
+    rows = []
+    for device in facts["devices"]:
+        detail = f"{device['memory_gib']} GiB" if "memory_gib" in device else f"{device.get('threads', '')} threads"
+        rows.append((device["name"], device["description"], detail if device["name"] != "mps" else ""))
+    screen.table("Devices", ("device", "what", "size"), rows)
+    formats = ", ".join(name for name, works in facts["image_formats"].items() if works)
+    screen.table("Pictures", ("formats",), [(formats,)])
+    parts = [(name, part["needed_for"], "present" if part["present"] else part["install"]) for name, part in facts["optional"].items()]
+    screen.table("Optional parts", ("part", "needed for", "state"), parts)

@@ -1,0 +1,227 @@
+"""The quickstart's page: one HTML file, pictures inside, readable on a phone, with a screen reader and in the dark.
+
+Examples are drawn at random, not chosen for success.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #ffffff; --page: #f6f8fa;
+  --good: #1a7f37; --bad: #b3261e; --bar: #2f6feb; --blind: #8c959f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b3; --line: #3d444d; --card: #161b22; --page: #0d1117;
+  --good: #57ce72; --bad: #ff8f86; --bar: #6ea8ff; --blind: #7d8590; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
+main { max-width: 68rem; margin: 0 auto; padding: 1.25rem 1rem 3rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.25rem; margin: 2.25rem 0 .25rem; }
+p { max-width: 44rem; margin: .4rem 0; }
+.soft { color: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: .8rem; }
+ul { padding: 0; margin: 1rem 0 0; list-style: none; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem; display: flex; gap: .8rem; }
+.card.tall { flex-direction: column; }
+.pair { display: flex; gap: .8rem; }
+figure { margin: 0; }
+figcaption { font-size: .8rem; color: var(--soft); }
+img { width: 6rem; height: 6rem; border-radius: .3rem; border: 1px solid var(--line); display: block; flex: none; }
+dl { margin: 0; min-width: 0; flex: 1; }
+dt { font-size: .8rem; color: var(--soft); }
+dd { margin: 0 0 .35rem; overflow-wrap: anywhere; }
+dd.asked { font-weight: 600; }
+.good { color: var(--good); } .bad { color: var(--bad); }
+table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); margin-top: .8rem; }
+th, td { text-align: left; padding: .5rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead th.number { text-align: right; }
+.bar { display: block; height: .35rem; border-radius: .2rem; background: var(--bar); margin: .25rem 0 0 auto; min-width: 2px; }
+.bar.blind { background: var(--blind); }
+footer { margin-top: 2.5rem; font-size: .9rem; color: var(--soft); }
+code { font-size: .9em; overflow-wrap: anywhere; }
+""".strip()
+
+
+def read_predictions(folder: Path) -> list[Record]:
+    """Read ``predictions.jsonl`` of an evaluation."""
+    with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+class Pictures:
+    """The dev pictures of one task as data addresses."""
+
+    def __init__(self, folder: Path) -> None:
+        from openmplug.data.images import open_images
+
+        self._source = open_images(folder, "dev")
+
+    def tag(self, name: str, words: str) -> str:
+        """Return an ``img`` element.
+
+        Args:
+            name: Of the picture.
+            words: What to say of it to people who do not see it.
+        """
+        data = base64.b64encode(self._source.read(name)).decode("ascii")
+        return f'<img src="data:image/png;base64,{data}" width="96" height="96" alt="{escape(words)}">'
+
+
+def _verdict(right: bool, text: str) -> str:
+    # A mark and a word, not colour alone.
+    kind, mark, word = ("good", "✓", "right") if right else ("bad", "✗", "wrong")
+    shown = f'<span aria-hidden="true">{mark}</span> {escape(text) or "(nothing)"}'
+    return f'<span class="{kind}">{shown}</span> <span class="soft">({word})</span>'
+
+
+def _entries(rows: Sequence[tuple[str, str, str]]) -> str:
+    return "<dl>" + "".join(f'<dt>{escape(name)}</dt><dd class="{kind}">{value}</dd>' for name, value, kind in rows) + "</dl>"
+
+
+def question_cards(
+    seeing: Sequence[Record], blind: Mapping[str, Record], pictures: Pictures, alt: Mapping[str, str], most: int = 18
+) -> str:
+    """Show questions of every kind: picture, question, right answer, the model's, the blind control's."""
+    kinds: dict[str, list[Record]] = {}
+    for record in random.Random(0).sample(list(seeing), len(seeing)):
+        kinds.setdefault(str(record.get("kind", "")), []).append(record)
+    chosen = [records[turn] for turn in range(most) for _, records in sorted(kinds.items()) if turn < len(records)][:most]
+    cards = []
+    for record in chosen:
+        reference, other = record["references"][0], blind[record["id"]]["text"]
+        entries = [
+            ("question", escape(record["question"]), "asked"),
+            ("right answer", escape(reference), ""),
+            ("the model's answer", _verdict(record["text"] == reference, record["text"]), ""),
+            ("its answer to a wrong picture", f'<span class="soft">{escape(other)}</span>', ""),
+        ]
+        cards.append(f'<li class="card">{pictures.tag(record["image"], alt.get(record["image"], ""))}{_entries(entries)}</li>')
+    return f'<ul class="cards">{"".join(cards)}</ul>'
+
+
+def caption_cards(seeing: Sequence[Record], pictures: Pictures, most: int = 12) -> str:
+    """Show pictures with the model's caption and one of a person's."""
+    cards = []
+    for record in random.Random(1).sample(list(seeing), min(most, len(seeing))):
+        entries = [
+            ("the model writes", _verdict(record["text"] in record["references"], record["text"]), "asked"),
+            ("a right caption", escape(record["references"][0]), ""),
+        ]
+        cards.append(f'<li class="card">{pictures.tag(record["image"], record["references"][0])}{_entries(entries)}</li>')
+    return f'<ul class="cards">{"".join(cards)}</ul>'
+
+
+def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str, str], most: int = 9) -> str:
+    """Show texts that were searched for, the picture that was found first, and where the right one came."""
+    cards = []
+    for record in random.Random(2).sample(list(seeing), min(most, len(seeing))):
+        query, found, rank = record["references"][0], record["best_images"][0], record["image_ranks"][0]
+        place = "found first" if rank == 0 else f"came {rank + 1} of {len(seeing)}"
+        both = (
+            f"<figure>{pictures.tag(found, alt.get(found, ''))}<figcaption>found first</figcaption></figure>"
+            f"<figure>{pictures.tag(record['image'], query)}<figcaption>meant</figcaption></figure>"
+        )
+        entries = _entries([("searched for", escape(query), "asked"), ("the right picture", _verdict(found == record["image"], place), "")])
+        cards.append(f'<li class="card tall">{entries}<div class="pair">{both}</div></li>')
+    return f'<ul class="cards">{"".join(cards)}</ul>'
+
+
+def score_table(parts: Mapping[str, tuple[str, str, str]], results: Mapping[str, Mapping[str, Any]], dev_images: int) -> str:
+    """Show each score beside its blind control, with bars."""
+    rows = []
+    for task, found in results.items():
+        top = 100.0 if found["metric"] != "cider" else max(found["value"], found["blind"], 1e-9)
+        cells = ""
+        for key, style in (("value", "bar"), ("blind", "bar blind")):
+            width = min(100.0, 100 * found[key] / top)
+            cells += f'<td class="number">{found[key]:.3g}<span class="{style}" style="width:{width:.0f}%"></span></td>'
+        label = escape(parts[task][2].replace("500", str(dev_images)))
+        rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+    head = '<th scope="col">measured</th><th scope="col" class="number">with the picture</th><th scope="col" class="number">blind</th>'
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def kind_table(seeing: Sequence[Record], blind: Mapping[str, Record]) -> str:
+    """Show the share of right answers for each kind of question."""
+    kinds: dict[str, list[tuple[bool, bool]]] = {}
+    for record in seeing:
+        outcome = (record["text"] in record["references"], blind[record["id"]]["text"] in record["references"])
+        kinds.setdefault(str(record.get("kind", "")), []).append(outcome)
+    rows = []
+    for kind, outcomes in sorted(kinds.items()):
+        shares = [100 * sum(outcome[side] for outcome in outcomes) / len(outcomes) for side in (0, 1)]
+        cells = "".join(f'<td class="number">{share:.0f} %</td>' for share in shares)
+        rows.append(f'<tr><th scope="row">{escape(kind)}</th><td class="number">{len(outcomes):,}</td>{cells}</tr>')
+    names = ("asked", "with the picture", "blind")
+    head = '<th scope="col">question about</th>' + "".join(f'<th scope="col" class="number">{name}</th>' for name in names)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def write_page(
+    path: Path, output: Path, parts: Mapping[str, tuple[str, str, str]], results: Mapping[str, Mapping[str, Any]], dev_images: int
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        output: Folder of the quickstart: ``data/`` and one folder per task with ``evaluation/`` and ``blind/``.
+        parts: Task -> (recipe, metric, how it is shown).
+        results: Task -> ``value`` and ``blind``.
+        dev_images: How many pictures were searched.
+
+    Returns:
+        ``path``.
+    """
+    from openmplug.checkpoints.store import write_atomic
+
+    seeing = {task: read_predictions(output / task / "evaluation") for task in parts}
+    blind = {record["id"]: record for record in read_predictions(output / "vqa" / "blind")}
+    pictures = Pictures(output / "data" / "vqa")
+    # The pictures of a split are the same for every task, so a caption says what any of them shows.
+    alt = {record["image"]: record["references"][0] for record in seeing["caption"]}
+    body = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>openmplug quickstart</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>What three small mPLUG models say</h1>
+<p>They were trained on this computer a moment ago, from random weights. Every picture here shows a combination of colour and shape that
+none of them met in training, such as a red circle: they know red and they know circles. Examples are drawn at random.</p>
+<h2>Scores</h2>
+<p class="soft">Blind means the same model shown a wrong picture: what it still gets right, the words alone gave away.</p>
+{score_table(parts, results, dev_images)}
+<h2>Questions</h2>
+<p class="soft">The model reads the picture and the question and writes the answer.</p>
+{question_cards(seeing["vqa"], blind, pictures, alt)}
+<h2>Answers by kind of question</h2>
+{kind_table(seeing["vqa"], blind)}
+<h2>Captions</h2>
+<p class="soft">The model sees the picture only. A caption counts as right here if it equals one of the two known ones, word for word.</p>
+{caption_cards(seeing["caption"], pictures)}
+<h2>Search</h2>
+<p class="soft">The model looks for the picture that a text describes among {dev_images:,} pictures.</p>
+{search_cards(seeing["retrieval"], pictures, alt)}
+<footer>
+<p>Next: <code>openmplug recipes</code> lists what else can be trained;
+<code>openmplug train --help</code> says how, on your own data too.</p>
+</footer>
+</main>
+</body>
+</html>
+"""
+    write_atomic(path, body)
+    return path

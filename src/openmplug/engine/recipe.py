@@ -1,0 +1,177 @@
+"""What a run is made of: the typed recipe, and how it is found and read.
+
+A recipe is YAML: shipped ones live in ``openmplug/recipes/<task>/<name>.yaml`` and are called ``<task>/<name>``. Files and
+folders whose name begins with ``_`` are bases to extend, not recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from openmplug.config import Settings, apply_overrides, did_you_mean, load_tree, validate
+from openmplug.data.loading import DataSettings
+from openmplug.data.transforms import ImageSettings
+from openmplug.engine.optim import OptimSettings
+from openmplug.errors import UsageError
+
+if TYPE_CHECKING:
+    from openmplug.models.mplug import MPLUGConfig
+
+
+class TokenizerSettings(Settings):
+    """Where the words come from.
+
+    Args:
+        vocab: A WordPiece ``vocab.txt``; None builds one from the texts of the training splits.
+        size: Largest vocabulary that is built.
+        min_count: A word seen less often is spelled out in characters.
+    """
+
+    vocab: Path | None = None
+    size: int = Field(8000, ge=110)
+    min_count: int = Field(2, ge=1)
+
+
+class LoopSettings(Settings):
+    """How a run proceeds: precision, logging, validation, saving and when to stop.
+
+    Args:
+        device: ``auto`` takes a CUDA GPU, then Apple's, then the CPU.
+        precision: Autocast type; ``auto`` is bf16 on a CUDA GPU that has it and fp32 elsewhere.
+        log_every: Optimizer steps between two lines of ``metrics.jsonl``.
+        validate_every: Epochs between two validations; 0 never validates.
+        validate_limit: Validate on the first this many records only; None takes the whole split.
+        save_every_minutes: Minutes between two saves of ``checkpoint-last``, besides the one after each epoch.
+        save_every_steps: Optimizer steps between two saves of ``checkpoint-last``.
+        max_steps: Stop cleanly after this many optimizer steps of the whole run; the schedule still spans ``optim.epochs``.
+        max_minutes: Stop cleanly after this many minutes of this process; ``--resume`` goes on.
+        evaluate_batch_size: Records per batch in evaluation; None takes the training batch size.
+        curves: Draw ``curves.png``.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    log_every: int = Field(50, ge=1)
+    validate_every: int = Field(1, ge=0)
+    validate_limit: int | None = Field(None, ge=1)
+    save_every_minutes: float | None = Field(10.0, gt=0)
+    save_every_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    max_minutes: float | None = Field(None, gt=0)
+    evaluate_batch_size: int | None = Field(None, ge=1)
+    curves: bool = True
+
+
+class RunConfig(Settings):
+    """A whole run, as a recipe states it.
+
+    Args:
+        task: A key of ``openmplug.tasks.TASKS``.
+        description: One line for ``openmplug recipes``.
+        model: ``name`` (``mplug-tiny`` and so on) and fields of ``MPLUGConfig`` that differ; ``vocab_size`` is set from the tokenizer.
+        settings: The task's own settings.
+        init_from: A folder of weights to start from; modules it shares with the model are loaded, the others are listed.
+        paper: The published number, for the reader; nothing is computed from it.
+        seed: Of everything random in the run.
+    """
+
+    task: str
+    description: str = ""
+    model: dict[str, Any] = Field(default_factory=lambda: {"name": "mplug-tiny"})
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    data: DataSettings = Field(default_factory=DataSettings)
+    image: ImageSettings = Field(default_factory=ImageSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    run: LoopSettings = LoopSettings()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    init_from: Path | None = None
+    paper: dict[str, Any] | None = None
+    seed: int = Field(0, ge=0)
+
+
+def recipes_root() -> Path:
+    """Return the folder of the shipped recipes."""
+    return Path(__file__).resolve().parent.parent / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes, sorted: ``vqa/easy_vqa_mplug_tiny`` and so on."""
+    root = recipes_root()
+    paths = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in paths if not any(part.startswith("_") for part in path.parts))
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """Return the file of a shipped recipe's name, or of a path that ends in ``.yaml`` or ``.yml``.
+
+    Raises:
+        UsageError: If there is no such recipe or file.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        for candidate in (path, recipes_root() / path):
+            if candidate.is_file():
+                return candidate
+        raise UsageError(f"recipe file '{name_or_path}' does not exist; give a YAML file or a name from: openmplug recipes list")
+    names = list_recipes()
+    if name_or_path in names:
+        return recipes_root() / f"{name_or_path}.yaml"
+    # A name without its folder leads to the recipe too: 'easy_vqa' to 'vqa/easy_vqa_mplug_tiny'.
+    near = next((name for name in names if name_or_path in name), None)
+    hint = did_you_mean(name_or_path, names) or (f"; did you mean '{near}'?" if near else "")
+    raise UsageError(f"unknown recipe '{name_or_path}'{hint}{'' if hint else '.'} See: openmplug recipes list")
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, apply ``a.b=c`` overrides and check everything that can be checked before anything is built.
+
+    Args:
+        name_or_path: Name of a shipped recipe, or path of a YAML file.
+        overrides: ``optim.lr=1e-4`` and so on, applied in order.
+
+    Raises:
+        UsageError: Unknown recipe, unknown or ill-typed setting, or settings that contradict each other.
+    """
+    tree = load_tree(find_recipe(name_or_path), base=recipes_root())
+    return check_recipe(apply_overrides(tree, list(overrides)))
+
+
+def check_recipe(tree: Mapping[str, Any]) -> RunConfig:
+    """Validate a recipe's tree, its task's settings and its model's included.
+
+    ``image.size`` follows ``model.image_size``: one number, said once.
+
+    Raises:
+        UsageError: Unknown or ill-typed setting, unknown task, or settings that contradict each other.
+    """
+    # Imported here: tasks import every model, and listing recipes needs none.
+    from openmplug.tasks import TASKS
+
+    config = validate(RunConfig, tree)
+    if config.task not in TASKS:
+        raise UsageError(f"unknown task '{config.task}'{did_you_mean(config.task, TASKS)} (one of {', '.join(sorted(TASKS))})")
+    validate(TASKS[config.task].Settings, config.settings, where="settings")
+    if not isinstance(config.model.get("name"), str):
+        raise UsageError("setting 'model.name' is missing; name a size, for example model.name=mplug-tiny")
+    model = model_config(config.model)
+    stated = "size" in dict(tree.get("image") or {})
+    if stated and config.image.size != model.image_size:
+        raise UsageError(
+            f"image.size={config.image.size} contradicts model.image_size={model.image_size}; set the latter alone, image.size follows"
+        )
+    return config.model_copy(update={"image": config.image.model_copy(update={"size": model.image_size})})
+
+
+def model_config(fields: Mapping[str, Any]) -> MPLUGConfig:
+    """Return the model configuration that a recipe's ``model`` section means.
+
+    Raises:
+        UsageError: Unknown size, unknown or ill-typed field, or fields that contradict each other.
+    """
+    from openmplug.models.mplug import MPLUGConfig
+
+    return validate(MPLUGConfig, {**MPLUGConfig.named(fields["name"]).model_dump(), **fields}, where="model")

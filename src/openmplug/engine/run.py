@@ -1,0 +1,355 @@
+"""Training and evaluation put together from a recipe: splits, vocabulary, task, loaders, loop, files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import openmplug
+from openmplug.batch import Sample
+from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, model_hash, read_config, save_weights, write_atomic
+from openmplug.config import dump_yaml, read_yaml, validate
+from openmplug.data.images import ImageSource
+from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader, read_split, read_training
+from openmplug.data.readers import Split
+from openmplug.data.tokenizer import Tokenizer, build_vocabulary
+from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
+from openmplug.engine.device import choose_device, choose_precision
+from openmplug.engine.evaluator import evaluate_task, write_evaluation
+from openmplug.engine.recipe import RunConfig
+from openmplug.engine.tracking import METRICS, Advance, Display
+from openmplug.engine.trainer import BEST, LAST, Trainer
+from openmplug.errors import DataError, ModelError, UsageError
+from openmplug.tasks import build_task
+from openmplug.tasks.base import Task
+
+RECIPE = "recipe.yaml"
+VOCABULARY = "vocab.txt"
+FIRST_IMAGES = 8
+
+MAY_CHANGE = (
+    "description",
+    "paper",
+    "data.root",
+    "data.workers",
+    "data.on_error",
+    "run.device",
+    "run.log_every",
+    "run.save_every_minutes",
+    "run.save_every_steps",
+    "run.max_steps",
+    "run.max_minutes",
+    "run.evaluate_batch_size",
+    "run.curves",
+)
+"""Settings that a resumed run may change: none of them changes what is learned."""
+
+# ----------------------------------------------------------------------------------------------------------------- train
+
+
+def train(config: RunConfig, output: Path, resume: bool = False, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train what a recipe says.
+
+    Writes ``recipe.yaml`` (resolved), ``metrics.jsonl``, ``checkpoint-last/``, ``checkpoint-best/`` and ``curves.png``.
+
+    Args:
+        config: The checked recipe.
+        output: The run's folder; made if needed.
+        resume: Go on where the run in ``output`` stopped.
+        device: Overrides ``run.device``.
+        quiet: Show no progress.
+
+    Returns:
+        What ``Trainer.fit`` returns, and ``task``, ``metric``, ``output``, ``parameters``, ``train_examples``.
+
+    Raises:
+        UsageError: If ``output`` holds another run, or a resumed run's recipe was changed.
+        DataError: If the data cannot be used; the first rows and pictures are looked at before anything is built.
+        ModelError: If weights do not fit or a loss is not finite.
+        EnvironmentProblem: If memory or disk run out, or the device is not there.
+    """
+    output = Path(output)
+    target = choose_device(device or config.run.device)
+    _check_output(config, output, resume)
+    split = read_training(config.data)
+    _check_first_images(split, config.data.on_error)
+    held_out = read_split(config.data, config.data.evaluate) if config.run.validate_every else None
+    if held_out is not None:
+        _check_first_images(held_out, config.data.on_error)
+    tokenizer = _tokenizer(config, split.samples)
+    display = Display(quiet=quiet)
+    try:
+        task = _new_task(config, tokenizer, display).to(target)
+        examples = task.examples(split.samples)
+        if not examples:
+            raise DataError(
+                f"split '{split.name}' has {len(split.samples)} records and nothing to learn from; its rows hold no answer or caption"
+            )
+        sampler, loader = _training_loader(config, task, examples, split.images)
+        write_atomic(output / RECIPE, dump_yaml(config.model_dump(mode="json")))
+
+        def batches(epoch: int, start: int) -> BatchLoader:
+            sampler.set_epoch(epoch, start)
+            return loader
+
+        trainer = Trainer(
+            task,
+            batches,
+            sampler.batches_per_epoch,
+            optim=config.optim,
+            loop=config.run,
+            folder=output,
+            device=target,
+            write_model=lambda folder: _write_model(folder, task, config.task, config.image),
+            on_error=config.data.on_error,
+            validate=None if held_out is None else _validation(config, task, held_out, target),
+            validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),
+            display=display,
+        )
+        count = sum(parameter.numel() for parameter in task.model.parameters())
+        display.say(
+            f"{config.task}: {len(examples):,} examples, {sampler.batches_per_epoch:,} batches of {sampler.batch_size} per epoch,"
+            f" {config.optim.epochs} epochs; {count:,} parameters, {trainer.precision} on {target}"
+        )
+        result = trainer.fit(resume)
+    finally:
+        display.close()
+    facts = {"task": config.task, "metric": task.metric, "output": str(output), "parameters": count, "train_examples": len(examples)}
+    return {**facts, **result}
+
+
+def _check_output(config: RunConfig, output: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run, and a resumed run whose recipe was changed.
+
+    Raises:
+        UsageError: In both cases, or if there is nothing to resume.
+    """
+    recipe = output / RECIPE
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output '{output}' is a file; give a folder")
+    if not resume:
+        there = [name for name in (RECIPE, METRICS, LAST, BEST) if (output / name).exists()]
+        if there:
+            raise UsageError(f"'{output}' holds another run ({there[0]}); go on with it by --resume, or give another --output")
+        return
+    if not recipe.is_file():
+        raise UsageError(f"'{output}' holds no run to resume (no {RECIPE}); leave out --resume to start one")
+    before, now = _flat(read_yaml(recipe)), _flat(config.model_dump(mode="json"))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in MAY_CHANGE)
+    if changed:
+        shown = ", ".join(f"{key} ({before.get(key)} before, {now.get(key)} now)" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UsageError(
+            f"the run in '{output}' was started with another recipe: {shown}{more}; resume with {recipe}, or give another --output"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _check_first_images(split: Split, on_error: str) -> None:
+    """Open a split's first pictures before anything is built: a wrong folder shows at once, not after minutes.
+
+    Raises:
+        DataError: If one cannot be read; where unreadable pictures are to be skipped, if none of them can.
+    """
+    names = list(dict.fromkeys(sample.image for sample in split.samples if sample.image is not None))[:FIRST_IMAGES]
+    errors: list[DataError] = []
+    for name in names:
+        try:
+            split.images.open(name)
+        except DataError as error:
+            if on_error == "error":
+                raise
+            errors.append(error)
+    if names and len(errors) == len(names):
+        raise DataError(f"none of the first {len(names)} pictures of split '{split.name}' can be read: {errors[0]}")
+
+
+def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
+    """Take the vocabulary of the recipe, of the weights to start from, or of the training texts, in this order."""
+    if config.tokenizer.vocab is not None:
+        return Tokenizer.from_vocab_file(config.tokenizer.vocab.expanduser())
+    if config.init_from is not None:
+        return Tokenizer.from_vocab_file(find_model(config.init_from) / VOCABULARY)
+
+    def texts() -> Iterator[str]:
+        for sample in samples:
+            if sample.text:
+                yield sample.text
+            yield from sample.targets
+
+    return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count))
+
+
+def _new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> Task:
+    """Build the task from the seed, and from the weights of ``init_from`` where it has them."""
+    torch.manual_seed(config.seed)
+    random.seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    task = build_task(config.task, config.model, tokenizer, config.settings, training=True)
+    if config.init_from is not None:
+        folder = find_model(config.init_from)
+        own = load_shared(folder, task.model)
+        display.say(f"starting from the weights in '{folder}'" + (f"; not there, so new: {', '.join(own)}" if own else ""))
+        twin = getattr(task, "twin", None)
+        if twin is not None:
+            twin.copy_from(task.model)
+    return task
+
+
+def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
+    size = config.optim.batch_size_per_device
+    # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
+    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size)
+    dataset = ImageTextDataset(examples, images, TrainTransform(config.image), seed=config.seed, on_error=config.data.on_error)
+    return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
+
+
+def _evaluation_loader(
+    config: RunConfig, task: Task, samples: Sequence[Sample], images: ImageSource, transform: ImageTransform
+) -> BatchLoader:
+    size = config.run.evaluate_batch_size or config.optim.batch_size_per_device
+    dataset = ImageTextDataset(samples, images, transform, seed=config.seed, on_error=config.data.on_error)
+    return build_loader(dataset, EpochSampler(len(samples), size, shuffle=False), task.collator(training=False), config.data.workers)
+
+
+def _validation(config: RunConfig, task: Task, split: Split, device: torch.device) -> Callable[[Task, Advance], dict[str, float]]:
+    samples = split.samples[: config.run.validate_limit]
+    loader = _evaluation_loader(config, task, samples, split.images, EvalTransform(config.image))
+    precision = choose_precision(config.run.precision, device)
+
+    def validate_now(task: Task, advance: Advance) -> dict[str, float]:
+        evaluation = evaluate_task(task, loader, device=device, precision=precision, on_error=config.data.on_error, advance=advance)
+        return evaluation.metrics
+
+    return validate_now
+
+
+def _write_model(folder: Path, task: Task, name: str, image: ImageSettings) -> None:
+    """Write what a trained folder holds: weights, configuration, vocabulary."""
+    config = {
+        "architecture": "mplug",
+        "model": task.model.config.model_dump(mode="json"),
+        "modules": list(task.model.modules_built),
+        "task": name,
+        "settings": task.settings.model_dump(mode="json"),
+        "image": image.model_dump(mode="json"),
+    }
+    save_weights(folder, task.model.state_dict(), config)
+    task.tokenizer.save(folder)
+
+
+# -------------------------------------------------------------------------------------------------------------- evaluate
+
+
+def find_model(path: Path) -> Path:
+    """Return the folder of weights that a path means: itself, or its ``checkpoint-best``, or its ``checkpoint-last``.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    path = Path(path).expanduser()
+    for folder in (path, path / BEST, path / LAST):
+        if (folder / WEIGHTS).is_file():
+            return folder
+    what = "is not a folder" if not path.is_dir() else f"holds neither {WEIGHTS} nor {BEST} nor {LAST}"
+    raise ModelError(f"'{path}' {what}; give a folder that openmplug train wrote")
+
+
+def load_task(folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None) -> tuple[Task, dict[str, Any]]:
+    """Load a trained folder.
+
+    Args:
+        folder: Holds weights, ``config.json`` and ``vocab.txt``.
+        device: Where to.
+        settings: Task settings that replace the folder's.
+
+    Returns:
+        The task in eval mode, and the folder's configuration.
+
+    Raises:
+        ModelError: If the folder is not complete or its weights do not fit its configuration.
+        UsageError: If a setting is unknown.
+    """
+    config = read_config(folder)
+    missing = [key for key in ("task", "model", "settings", "image") if key not in config]
+    if missing:
+        raise ModelError(f"'{folder / 'config.json'}' has no {', '.join(missing)}; it is not a folder that openmplug train wrote")
+    if not (folder / VOCABULARY).is_file():
+        raise ModelError(f"'{folder / VOCABULARY}' is missing; the model's words cannot be read without it")
+    tokenizer = Tokenizer.from_vocab_file(folder / VOCABULARY)
+    task = build_task(config["task"], config["model"], tokenizer, {**config["settings"], **(settings or {})})
+    load_weights(folder, task.model)
+    return task.to(device).eval(), config
+
+
+def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Measure a trained model on a split and write ``predictions.jsonl`` and ``metrics.json``.
+
+    Architecture, vocabulary and picture settings are the model's; the recipe gives the data, and task settings that replace the model's.
+
+    Args:
+        config: The checked recipe; ``data.evaluate`` names the split.
+        model: A folder of weights, or a run's folder.
+        output: Where to; made if needed.
+        device: Overrides ``run.device``.
+        quiet: Show no progress.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        UsageError: If the model was trained for another task, or a setting is unknown.
+        DataError: If the data cannot be used.
+        ModelError: If the model cannot be loaded.
+        EnvironmentProblem: If memory or disk run out, or the device is not there.
+    """
+    target = choose_device(device or config.run.device)
+    folder = find_model(model)
+    task, facts = load_task(folder, target, config.settings)
+    if facts["task"] != config.task:
+        raise UsageError(
+            f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"
+        )
+    image = validate(ImageSettings, facts["image"], where="image")
+    split = read_split(config.data, config.data.evaluate)
+    _check_first_images(split, config.data.on_error)
+    precision = choose_precision(config.run.precision, target)
+    loader = _evaluation_loader(config, task, split.samples, split.images, EvalTransform(image))
+    display = Display(quiet=quiet)
+    try:
+        with display.bar(f"evaluate {split.name}", len(split.samples)) as advance:
+            evaluation = evaluate_task(task, loader, device=target, precision=precision, on_error=config.data.on_error, advance=advance)
+    finally:
+        display.close()
+    return write_evaluation(
+        Path(output),
+        evaluation,
+        {
+            "task": config.task,
+            "split": split.name,
+            "data": {key: value for key, value in config.data.model_dump(mode="json").items() if key not in ("train", "workers")},
+            "settings": task.settings.model_dump(mode="json"),
+            "image": image.model_dump(mode="json"),
+            "scorer": dict(task.scorer()),
+            "model": str(folder),
+            "model_hash": model_hash(folder),
+            "precision": precision,
+            "device": target.type,
+            "openmplug": openmplug.__version__,
+            "torch": torch.__version__,
+        },
+    )

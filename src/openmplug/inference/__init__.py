@@ -1,0 +1,4 @@
+"""A trained folder in use: pictures and words in, answers, captions and matches out.
+
+``pipelines`` works on what is in memory, ``bulk`` on folders and tables. Nothing here trains.
+"""

@@ -1,0 +1,40 @@
+"""``openmplug recipes``: the list, and one in full."""
+
+from __future__ import annotations
+
+import json
+
+from cli.command import run
+
+from openmplug.config import _parse
+
+
+def test_list_as_json() -> None:
+    rows = json.loads(run("recipes", "list", "--json").out)
+    by_name = {row["name"]: row for row in rows}
+    assert {"name", "task", "benchmark", "model", "metric", "paper", "source"} <= rows[0].keys()
+    base = by_name["vqa/vqav2_mplug_base"]
+    assert (base["task"], base["model"], base["metric"], base["paper"]) == ("vqa", "mplug-base", "vqa_accuracy", 79.79)
+    assert by_name["vqa/easy_vqa_mplug_tiny"]["paper"] is None
+
+
+def test_list_as_a_table_fits_the_screen_and_breaks_no_name() -> None:
+    outcome = run("recipes")
+    assert outcome.code == 0
+    assert outcome.out == run("recipes", "list").out
+    assert "retrieval/flickr30k_mplug_large " in outcome.out
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
+
+
+def test_show_resolves_everything() -> None:
+    outcome = run("recipes", "show", "vqa/vqav2_mplug_base", "optim.epochs=2")
+    assert outcome.out.startswith("# Answers questions about photos")
+    tree = _parse(outcome.out, "the output")
+    assert tree["optim"]["epochs"] == 2
+    assert tree["optim"]["lr"] == 3e-5
+    assert tree["image"]["size"] == 384
+    assert tree == json.loads(run("recipes", "show", "vqa/vqav2_mplug_base", "optim.epochs=2", "--json").out)
+
+
+def test_did_you_mean() -> None:
+    assert "did you mean 'vqa/vqav2_mplug_base'?" in run("recipes", "show", "vqa/vqav2_mplug_bse").error(2)

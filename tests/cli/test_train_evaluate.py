@@ -1,0 +1,94 @@
+"""From a recipe to weights to numbers, through the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli.command import TINY, run
+
+from openmplug.config import read_yaml
+
+TASKS = {"vqa": "accuracy", "caption": "cider", "retrieval": "r_mean"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_train_and_evaluate(task: str, shapes: Path, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = trained(task)
+    for name in ("recipe.yaml", "metrics.jsonl", "checkpoint-last/model.safetensors"):
+        assert (folder / name).exists(), name
+    recipe = f"{task}/shapes_mplug_tiny"
+    outcome = run("evaluate", recipe, "--model", folder, f"data.root={shapes / task}", "--output", tmp_path, "--json", "data.limit=4")
+    assert outcome.code == 0, outcome.err
+    metrics = json.loads(outcome.out)
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["split"] == "dev"
+    assert metrics["count"] == 4
+    assert TASKS[task] in metrics["metrics"]
+    assert len(metrics["model_hash"]) == 64
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 4
+
+
+def test_evaluate_prints_a_table(shapes: Path, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = ("--model", trained("vqa"), f"data.root={shapes / 'vqa'}", "data.limit=4", "--output", tmp_path, "--batch-size", "2")
+    outcome = run("evaluate", "vqa/shapes_mplug_tiny", *arguments)
+    assert "accuracy" in outcome.out
+    assert "predictions and metrics are in" in outcome.err
+
+
+def test_train_as_json_keeps_stdout_clean(shapes: Path, tmp_path: Path) -> None:
+    flags = ("--seed", "3", "--device", "cpu", "--dtype", "fp32", "--batch-size", "8")
+    root = f"data.root={shapes / 'caption'}"
+    outcome = run("train", "caption/shapes_mplug_tiny", root, *TINY, "run.max_steps=1", *flags, "--output", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["task"] == "caption"
+    resolved = read_yaml(tmp_path / "run" / "recipe.yaml")
+    assert resolved["seed"] == 3
+    assert resolved["optim"]["batch_size_per_device"] == 8
+    assert resolved["run"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_dry_run_writes_nothing(verb: str, tmp_path: Path) -> None:
+    more = ("--model", tmp_path) if verb == "evaluate" else ()
+    arguments = (verb, "vqa/shapes_mplug_tiny", *more, "data.root=somewhere", "--output", tmp_path / "out", "--dry-run")
+    assert "somewhere" in run(*arguments).out + run(*arguments).err
+    assert json.loads(run(*arguments, "--json").out)["recipe"]["data"]["root"] == "somewhere"
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_check(shapes: Path, tmp_path: Path) -> None:
+    outcome = run("data", "check", "vqa/shapes_mplug_tiny", f"data.root={shapes / 'vqa'}")
+    assert outcome.code == 0, outcome.err
+    assert "no problem found" in outcome.err
+    report = json.loads(run("data", "check", "vqa/shapes_mplug_tiny", f"data.root={shapes / 'vqa'}", "--json").out)
+    assert report["ok"]
+    assert [split["name"] for split in report["splits"]] == ["train", "dev"]
+    assert report["splits"][0]["pictures"] == 12
+
+
+def test_data_check_says_what_is_wrong(tmp_path: Path) -> None:
+    rows = [{"image": f"{number}.png", "caption": "a"} for number in range(3)]
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "1.png").write_text("not a picture")
+    outcome = run("data", "check", "caption/shapes_mplug_tiny", f"data.root={tmp_path}")
+    line = outcome.error(3) if outcome.err.count("error:") == 1 else outcome.err
+    assert "split 'train': 2 of 3 pictures are not in" in line
+    assert "'0.png', '2.png'" in line
+    assert "1 of 1 opened pictures cannot be read: image '1.png' is not a picture" in line
+    as_json = run("data", "check", "caption/shapes_mplug_tiny", f"data.root={tmp_path}", "--json")
+    assert as_json.code == 3
+    assert json.loads(as_json.out)["splits"][0]["missing"] == ["0.png", "2.png"]
+
+
+def test_make_shapes(tmp_path: Path) -> None:
+    plan = run("data", "make", "shapes", "--output", tmp_path / "s", "--dry-run", "--json")
+    assert json.loads(plan.out)["train_images"] == 3000
+    assert not (tmp_path / "s").exists()
+    outcome = run("data", "make", "shapes", "--output", tmp_path / "s", "--train-images", "3", "--dev-images", "2")
+    assert outcome.code == 0, outcome.err
+    assert "vqa/train" in outcome.out
+    assert (tmp_path / "s" / "vqa" / "dev_images.zip").is_file()

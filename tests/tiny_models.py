@@ -1,0 +1,82 @@
+"""The smallest models that still have every part, for the tests: built in milliseconds, with weights that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from openmplug.models.decoder import TextDecoder
+from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
+
+M = TypeVar("M", bound=nn.Module)
+
+# No two sizes are equal by chance where a mix-up could hide behind it, except the two widths, as in mPLUG base.
+SIZES: dict[str, Any] = {
+    "name": "test",
+    "image_size": 16,
+    "patch_size": 8,
+    "vision_width": 32,
+    "vision_layers": 2,
+    "vision_heads": 2,
+    "vision_dropout": 0.0,
+    "width": 32,
+    "heads": 4,
+    "intermediate": 48,
+    "text_layers": 2,
+    "fusion_layers": 3,
+    "connected_layers": (1,),
+    "decoder_layers": 2,
+    "vocab_size": 120,
+    "max_positions": 24,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "embed_dim": 12,
+}
+
+
+def tiny_config(**overrides: Any) -> MPLUGConfig:
+    """Return the tiny sizes, with single values replaced."""
+    return MPLUGConfig(**{**SIZES, **overrides})
+
+
+@torch.no_grad()
+def randomise(module: M, seed: int = 0, std: float = 0.3) -> M:
+    """Draw every parameter anew, norms and biases too: at its start a model hardly depends on them, so errors would not show."""
+    generator = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        for parameter in child.parameters(recurse=False):
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+            if isinstance(child, nn.LayerNorm) and parameter is child.weight:
+                parameter.add_(1.0)
+    return module.eval()
+
+
+def tiny_model(modules: Collection[str] = MODULES, seed: int = 0, **overrides: Any) -> MPLUG:
+    """Build a tiny model with random weights, in eval mode."""
+    model = randomise(MPLUG(tiny_config(**overrides), modules), seed)
+    if hasattr(model, "contrastive"):
+        nn.init.constant_(model.contrastive.temperature, 0.07)
+    return model
+
+
+def tiny_decoder(seed: int = 0, end_bias: float = 0.0, **overrides: Any) -> TextDecoder:
+    """Build a decoder alone; ``end_bias`` makes [SEP] likelier, so that texts end at different steps."""
+    decoder = tiny_model(("decoder",), seed, **overrides).decoder
+    with torch.no_grad():
+        decoder.head.bias[102] += end_bias
+    return decoder
+
+
+def right_padded(lengths: Collection[int], width: int | None = None) -> Tensor:
+    """Make a mask (B, T) with the given numbers of real tokens."""
+    return torch.arange(width or max(lengths)) < torch.tensor(list(lengths))[:, None]
+
+
+def random_ids(rows: int, length: int, seed: int = 0, vocab_size: int = 120) -> Tensor:
+    """Draw ids (rows, length) of ordinary words after a [CLS]."""
+    ids = torch.randint(104, vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0] = 101
+    return ids
