@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 # No two sizes are equal by chance where a mix-up could hide behind it, except the two widths, as in mPLUG base.
 SIZES: dict[str, Any] = {
-    "name": "test",
+    "name": "mplug-tiny",
     "image_size": 16,
     "patch_size": 8,
     "vision_width": 32,

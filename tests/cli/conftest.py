@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli.command import TINY, run
 
+from cli.command import TINY, run
 from openmplug.data.shapes import write_shapes
 
 

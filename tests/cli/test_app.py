@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.command import run
 
 import openmplug
+from cli.command import run
 from openmplug.cli import info
 from openmplug.cli.app import explain
 from openmplug.errors import DataError, EnvironmentProblem, ModelError, UsageError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from cli.command import run
-
 from openmplug.config import _parse
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli.command import TINY, run
 
+from cli.command import TINY, run
 from openmplug.config import read_yaml
 
 TASKS = {"vqa": "accuracy", "caption": "cider", "retrieval": "r_mean"}
@@ -92,3 +95,22 @@ def test_make_shapes(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert "vqa/train" in outcome.out
     assert (tmp_path / "s" / "vqa" / "dev_images.zip").is_file()
+
+
+def test_an_interrupted_run_is_saved_and_goes_on(shapes: Path, tmp_path: Path) -> None:
+    settings = [setting for setting in TINY if "max_steps" not in setting]
+    arguments = ["caption/shapes_mplug_tiny", f"data.root={shapes / 'caption'}", *settings, "--output", str(tmp_path / "run")]
+    endless = [*arguments, "optim.epochs=100000", "run.validate_every=0"]
+    process = subprocess.Popen([sys.executable, "-m", "openmplug", "train", *endless], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "train step" not in (line := process.stderr.readline()):
+        assert line, "the run ended by itself"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "error: interrupted at step" in rest
+    assert "Traceback" not in rest
+    outcome = run("train", *endless, "--resume", "run.max_minutes=0.001", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "resuming at step" in outcome.err
+    assert json.loads(outcome.out)["stopped"] == "run.max_minutes=0.001 reached"

@@ -13,7 +13,7 @@ import torch
 
 from engine.tiny_run import TinyTask, fail, make_batch
 from openmplug.batch import Batch, Prediction
-from openmplug.engine.device import autocast, choose_device, choose_precision
+from openmplug.engine.device import autocast, choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import Evaluation, evaluate_task, prediction_record, write_evaluation
 from openmplug.engine.tracking import read_lines
 from openmplug.errors import DataError, EnvironmentProblem
@@ -107,3 +107,12 @@ def test_metrics_are_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     scores: dict[str, Any] = {"accuracy": torch.tensor(0.5)}
     monkeypatch.setattr(task, "score", lambda predictions: scores)
     assert evaluate_task(task, split(), device=CPU).metrics == {"accuracy": 0.5}
+
+
+def test_denormals_are_flushed_inside_the_block_only() -> None:
+    small = torch.full((3,), 1e-38)
+    with flushed_denormals():
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this CPU cannot flush denormals")
+        assert (small * 0.1).count_nonzero() == 0
+    assert (small * 0.1).count_nonzero() == 3

@@ -21,6 +21,7 @@ from engine import tiny_run
 from engine.tiny_run import batches, fail, make_trainer, spoiled
 from openmplug.batch import Batch
 from openmplug.checkpoints import store
+from openmplug.engine.guards import LossWatch
 from openmplug.engine.tracking import read_lines
 from openmplug.errors import DataError, EnvironmentProblem, ModelError
 
@@ -327,3 +328,14 @@ def test_half_precision_trains_and_resumes(tmp_path: Path, precision: str) -> No
     make_trainer(tmp_path / "b", precision=precision).fit(resume=True)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert json.loads((tmp_path / "a/checkpoint-last/training.json").read_text())["best"] > 0.8
+
+
+def test_on_a_gpu_losses_are_looked_at_together_and_the_right_one_is_named(tmp_path: Path) -> None:
+    watch = LossWatch(tmp_path, immediate=False)
+    losses = [1.0, 2.0, float("nan"), float("nan")]
+    for step, loss in enumerate(losses):
+        watch.note(torch.tensor(loss), tiny_run.make_batch([step]), step, 0, step)
+        watch.step_done()
+    with pytest.raises(ModelError, match="loss is nan at step 2"):
+        watch.look()
+    assert json.loads((tmp_path / "nonfinite.json").read_text())["batches"][0]["ids"] == ["2"]

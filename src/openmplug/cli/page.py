@@ -27,7 +27,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.25rem 0 .25rem; }
 p { max-width: 44rem; margin: .4rem 0; }
 .soft { color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: .8rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .8rem; }
 ul { padding: 0; margin: 1rem 0 0; list-style: none; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem; display: flex; gap: .8rem; }
 .card.tall { flex-direction: column; }
@@ -42,7 +42,7 @@ dd.asked { font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); margin-top: .8rem; }
 th, td { text-align: left; padding: .5rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th { font-weight: 600; } td.number { width: 8.5rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 thead th.number { text-align: right; }
 .bar { display: block; height: .35rem; border-radius: .2rem; background: var(--bar); margin: .25rem 0 0 auto; min-width: 2px; }
 .bar.blind { background: var(--blind); }
@@ -88,7 +88,7 @@ def _entries(rows: Sequence[tuple[str, str, str]]) -> str:
 
 
 def question_cards(
-    seeing: Sequence[Record], blind: Mapping[str, Record], pictures: Pictures, alt: Mapping[str, str], most: int = 18
+    seeing: Sequence[Record], blind: Mapping[str, Record], pictures: Pictures, alt: Mapping[str, str], most: int = 12
 ) -> str:
     """Show questions of every kind: picture, question, right answer, the model's, the blind control's."""
     kinds: dict[str, list[Record]] = {}
@@ -99,28 +99,28 @@ def question_cards(
     for record in chosen:
         reference, other = record["references"][0], blind[record["id"]]["text"]
         entries = [
-            ("question", escape(record["question"]), "asked"),
-            ("right answer", escape(reference), ""),
-            ("the model's answer", _verdict(record["text"] == reference, record["text"]), ""),
-            ("its answer to a wrong picture", f'<span class="soft">{escape(other)}</span>', ""),
+            ("Question", escape(record["question"]), "asked"),
+            ("Right answer", escape(reference), ""),
+            ("The model says", _verdict(record["text"] == reference, record["text"]), ""),
+            ("Blind, it says", f'<span class="soft">{escape(other)}</span>', ""),
         ]
         cards.append(f'<li class="card">{pictures.tag(record["image"], alt.get(record["image"], ""))}{_entries(entries)}</li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
 
-def caption_cards(seeing: Sequence[Record], pictures: Pictures, most: int = 12) -> str:
+def caption_cards(seeing: Sequence[Record], pictures: Pictures, most: int = 9) -> str:
     """Show pictures with the model's caption and one of a person's."""
     cards = []
     for record in random.Random(1).sample(list(seeing), min(most, len(seeing))):
         entries = [
-            ("the model writes", _verdict(record["text"] in record["references"], record["text"]), "asked"),
-            ("a right caption", escape(record["references"][0]), ""),
+            ("The model writes", _verdict(record["text"] in record["references"], record["text"]), "asked"),
+            ("A right caption", escape(record["references"][0]), ""),
         ]
         cards.append(f'<li class="card">{pictures.tag(record["image"], record["references"][0])}{_entries(entries)}</li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
 
-def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str, str], most: int = 9) -> str:
+def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str, str], most: int = 6) -> str:
     """Show texts that were searched for, the picture that was found first, and where the right one came."""
     cards = []
     for record in random.Random(2).sample(list(seeing), min(most, len(seeing))):
@@ -130,22 +130,26 @@ def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str,
             f"<figure>{pictures.tag(found, alt.get(found, ''))}<figcaption>found first</figcaption></figure>"
             f"<figure>{pictures.tag(record['image'], query)}<figcaption>meant</figcaption></figure>"
         )
-        entries = _entries([("searched for", escape(query), "asked"), ("the right picture", _verdict(found == record["image"], place), "")])
+        entries = _entries([("Searched for", escape(query), "asked"), ("The right picture", _verdict(found == record["image"], place), "")])
         cards.append(f'<li class="card tall">{entries}<div class="pair">{both}</div></li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
 
-def score_table(parts: Mapping[str, tuple[str, str, str]], results: Mapping[str, Mapping[str, Any]], dev_images: int) -> str:
+def shown(metric: str, value: float) -> str:
+    """Return a score as people read it: CIDEr as a number, everything else in percent."""
+    return f"{value:.2f}" if metric == "cider" else f"{value:.1f} %"
+
+
+def score_table(labels: Mapping[str, str], results: Mapping[str, Mapping[str, Any]]) -> str:
     """Show each score beside its blind control, with bars."""
     rows = []
     for task, found in results.items():
-        top = 100.0 if found["metric"] != "cider" else max(found["value"], found["blind"], 1e-9)
+        top = max(found["value"], found["blind"], 1e-9) if found["metric"] == "cider" else 100.0
         cells = ""
         for key, style in (("value", "bar"), ("blind", "bar blind")):
             width = min(100.0, 100 * found[key] / top)
-            cells += f'<td class="number">{found[key]:.3g}<span class="{style}" style="width:{width:.0f}%"></span></td>'
-        label = escape(parts[task][2].replace("500", str(dev_images)))
-        rows.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+            cells += f'<td class="number">{shown(found["metric"], found[key])}<span class="{style}" style="width:{width:.0f}%"></span></td>'
+        rows.append(f'<tr><th scope="row">{escape(labels[task])}</th>{cells}</tr>')
     head = '<th scope="col">measured</th><th scope="col" class="number">with the picture</th><th scope="col" class="number">blind</th>'
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
@@ -166,16 +170,14 @@ def kind_table(seeing: Sequence[Record], blind: Mapping[str, Record]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def write_page(
-    path: Path, output: Path, parts: Mapping[str, tuple[str, str, str]], results: Mapping[str, Mapping[str, Any]], dev_images: int
-) -> Path:
+def write_page(path: Path, output: Path, labels: Mapping[str, str], results: Mapping[str, Mapping[str, Any]], dev_images: int) -> Path:
     """Write the page.
 
     Args:
         path: The HTML file.
         output: Folder of the quickstart: ``data/`` and one folder per task with ``evaluation/`` and ``blind/``.
-        parts: Task -> (recipe, metric, how it is shown).
-        results: Task -> ``value`` and ``blind``.
+        labels: Task -> what was measured.
+        results: Task -> ``metric``, ``value`` and ``blind``.
         dev_images: How many pictures were searched.
 
     Returns:
@@ -183,7 +185,7 @@ def write_page(
     """
     from openmplug.checkpoints.store import write_atomic
 
-    seeing = {task: read_predictions(output / task / "evaluation") for task in parts}
+    seeing = {task: read_predictions(output / task / "evaluation") for task in labels}
     blind = {record["id"]: record for record in read_predictions(output / "vqa" / "blind")}
     pictures = Pictures(output / "data" / "vqa")
     # The pictures of a split are the same for every task, so a caption says what any of them shows.
@@ -203,7 +205,7 @@ def write_page(
 none of them met in training, such as a red circle: they know red and they know circles. Examples are drawn at random.</p>
 <h2>Scores</h2>
 <p class="soft">Blind means the same model shown a wrong picture: what it still gets right, the words alone gave away.</p>
-{score_table(parts, results, dev_images)}
+{score_table(labels, results)}
 <h2>Questions</h2>
 <p class="soft">The model reads the picture and the question and writes the answer.</p>
 {question_cards(seeing["vqa"], blind, pictures, alt)}

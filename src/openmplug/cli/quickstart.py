@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,22 +12,23 @@ import typer
 
 from openmplug.cli import screen
 from openmplug.cli.options import Debug, Device, Json, Overrides, Seed
+from openmplug.cli.train import exit_if_interrupted
+from openmplug.errors import UsageError
 
-# task -> (recipe, metric, how it is shown)
+# Task -> (what it learns, its metric, how that is shown). Captions come first: the others start from their weights, as mPLUG's
+# fine-tuning starts from pre-training on captions.
 PARTS = {
-    "vqa": ("vqa/shapes_mplug_tiny", "exact_match", "questions answered rightly, %"),
-    "caption": ("caption/shapes_mplug_tiny", "cider", "caption quality, CIDEr"),
-    "retrieval": ("retrieval/shapes_mplug_tiny", "img_r10", "right picture in the first 10 of 500, %"),
+    "caption": ("to describe pictures", "cider", "captions against right ones, CIDEr"),
+    "vqa": ("to answer questions", "exact_match", "questions answered rightly"),
+    "retrieval": ("to find pictures by text", "img_r10", "right picture among the first 10 of {dev_images}"),
 }
 
 
 def quickstart(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for data, weights and the page.")] = Path(
-        "quickstart"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for data, weights, page.")] = Path("quickstart"),
     overrides: Overrides = None,
-    train_images: Annotated[int, typer.Option("--train-images", min=64, help="Pictures to train on.")] = 3000,
-    dev_images: Annotated[int, typer.Option("--dev-images", min=8, help="Pictures of unseen compositions to evaluate on.")] = 500,
+    train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 3000,
+    dev_images: Annotated[int, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.")] = 500,
     device: Device = None,
     seed: Seed = None,
     json_output: Json = False,
@@ -33,37 +36,69 @@ def quickstart(
 ) -> None:
     """Train three small models in minutes and see what they say.
 
-    Draws coloured shapes, trains on them, measures on compositions that training never showed, and writes a page of examples.
+    Draws coloured shapes, trains on them, measures on compositions that training never showed, and writes a page of examples. Stopped, it
+    goes on where it was when called again.
     """
-    from openmplug.cli.page import write_page
+    from openmplug.cli.page import shown, write_page
     from openmplug.data.shapes import write_shapes
     from openmplug.engine.recipe import load_recipe
     from openmplug.engine.run import evaluate, train
 
     began = time.monotonic()
     data = output / "data"
-    screen.note(f"1/3  drawing {train_images:,} pictures to train on and {dev_images:,} of unseen compositions")
+    _same_data(output, {"train_images": train_images, "dev_images": dev_images})
+    screen.note(f"Drawing {train_images:,} pictures to train on and {dev_images:,} of compositions that training never shows.")
     write_shapes(data, train_images, dev_images)
+    # One vocabulary for all, so that weights can be handed on.
+    common = [*(overrides or []), f"tokenizer.vocab={_write_vocabulary(data)}", *([f"run.device={device}"] if device else [])]
+    common += [f"seed={seed}"] if seed is not None else []
     results: dict[str, dict[str, Any]] = {}
-    flags = ([f"run.device={device}"] if device else []) + ([f"seed={seed}"] if seed is not None else [])
-    for number, (task, (recipe, metric, _)) in enumerate(PARTS.items(), start=1):
-        screen.note(f"2/3  training model {number} of {len(PARTS)}: {task}")
-        given = [*(overrides or []), *flags, f"data.root={data / task}"]
+    for number, (task, (purpose, metric, _)) in enumerate(PARTS.items(), start=1):
+        start = [f"init_from={output / 'caption'}"] if task != "caption" else []
+        recipe, given = f"{task}/shapes_mplug_tiny", [*start, *common, f"data.root={data / task}"]
+        screen.note(f"Model {number} of {len(PARTS)} learns {purpose}.")
         config = load_recipe(recipe, given)
-        # An interrupted quickstart goes on where it stopped; a finished one is only measured again.
-        train(config, output / task, resume=(output / task / "recipe.yaml").is_file())
-        best = output / task / "checkpoint-best"
-        seeing = evaluate(config, best, output / task / "evaluation")
-        blind = evaluate(load_recipe(recipe, [*given, "data.shuffle_images=true"]), best, output / task / "blind")
+        result = train(config, output / task, resume=(output / task / "recipe.yaml").is_file())
+        exit_if_interrupted(result, go_on="the same command")
+        seeing = evaluate(config, output / task, output / task / "evaluation")
+        blind = evaluate(load_recipe(recipe, [*given, "data.shuffle_images=true"]), output / task, output / task / "blind")
         results[task] = {"metric": metric, "value": seeing["metrics"][metric], "blind": blind["metrics"][metric]}
-    page = write_page(output / "index.html", output, PARTS, results, dev_images)
+    labels = {task: label.format(dev_images=dev_images) for task, (_, _, label) in PARTS.items()}
+    page = write_page(output / "index.html", output, labels, results, dev_images)
     seconds = round(time.monotonic() - began)
     if json_output:
         screen.document({"seconds": seconds, "page": str(page), "results": results})
         return
-    rows = [(PARTS[task][2].replace("500", str(dev_images)), found["value"], found["blind"]) for task, found in results.items()]
-    title = f"Unseen compositions, after {seconds // 60} min {seconds % 60:02d} s"
-    columns = ("measured", "with the picture", "blind")
-    screen.table(title, columns, rows, right=columns[1:])
-    screen.note("blind: the same model shown a wrong picture; what it still gets right, the words alone gave away")
-    typer.echo(f"3/3  open this page in a browser: {page}")
+    columns = ("measured on unseen compositions", "with the picture", "blind")
+    rows = [(labels[task], *(shown(found["metric"], found[side]) for side in ("value", "blind"))) for task, found in results.items()]
+    screen.table(f"Done in {seconds // 60} min {seconds % 60:02d} s", columns, rows, right=columns[1:])
+    screen.note("Blind is the same model shown a wrong picture: what it still gets right, the words alone gave away.")
+    typer.echo(f"Open in a browser: {page}")
+
+
+def _same_data(output: Path, options: dict[str, int]) -> None:
+    """Refuse to go on in a folder whose models were trained on other data.
+
+    Raises:
+        UsageError: If the folder's quickstart had other options.
+    """
+    from openmplug.checkpoints.store import write_atomic
+
+    record = output / "quickstart.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != options:
+        raise UsageError(f"'{output}' holds a quickstart with other numbers of pictures; give another --output")
+    write_atomic(record, json.dumps(options) + "\n")
+
+
+def _write_vocabulary(data: Path) -> Path:
+    """Build one vocabulary from the training texts of all tasks and write it beside the data."""
+    from openmplug.data.readers import READERS
+    from openmplug.data.tokenizer import Tokenizer, build_vocabulary
+
+    def texts() -> Iterable[str]:
+        for task in PARTS:
+            for sample in READERS["jsonl"](data / task, "train", {}).samples:
+                yield from ([sample.text] if sample.text else [])
+                yield from sample.targets
+
+    return Tokenizer.from_vocab(build_vocabulary(texts(), min_count=1)).save(data)

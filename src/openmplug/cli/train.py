@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from openmplug.cli import screen
 from openmplug.cli.options import BatchSize, Debug, Device, DryRun, Dtype, Json, Output, Overrides, Recipe, Seed, as_overrides
+
+INTERRUPTIONS = {"SIGINT received": 130, "SIGTERM received": 143}
+"""Why a run was stopped from outside -> the exit code a shell expects of that."""
+
+
+def exit_if_interrupted(result: Mapping[str, Any], go_on: str = "the same command with --resume") -> None:
+    """End the command with the signal's exit code if a signal stopped the run; it was saved first."""
+    code = INTERRUPTIONS.get(str(result["stopped"]))
+    if code is not None:
+        screen.error(f"interrupted at step {result['step']:,}; everything is saved, {go_on} goes on from there")
+        raise typer.Exit(code)
 
 
 def train(
@@ -45,5 +57,8 @@ def train(
     result = run(config, output, resume=resume)
     if json_output:
         screen.document(result)
-    else:
-        typer.echo(f"trained; the best weights are in {output / 'checkpoint-best'}")
+    exit_if_interrupted(result)
+    if not json_output:
+        stopped = f" ({result['stopped']})" if result["stopped"] else ""
+        best = f", best {result['metric']} {screen.number(result['best'])}" if result["best"] is not None else ""
+        typer.echo(f"trained to step {result['step']:,}{stopped}{best}; weights are in {output}")

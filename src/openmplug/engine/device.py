@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,3 +38,18 @@ def choose_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Return the autocast context of a precision; fp32 has none."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let the CPU treat numbers below 1e-38 as zero while the block runs.
+
+    AdamW's moment of a word that stays away shrinks by a tenth each step and after some 700 steps rests at the smallest float there is,
+    where CPUs compute through microcode: measured, half of an embedding's rows gone quiet make its step 6 times slower. Threads take the
+    setting over when they are started, so this comes before the first large operation.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -19,7 +19,7 @@ from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, 
 from openmplug.data.readers import Split
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
-from openmplug.engine.device import choose_device, choose_precision
+from openmplug.engine.device import choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import METRICS, Advance, Display
@@ -73,8 +73,11 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
         ModelError: If weights do not fit or a loss is not finite.
         EnvironmentProblem: If memory or disk run out, or the device is not there.
     """
-    output = Path(output)
-    target = choose_device(device or config.run.device)
+    with flushed_denormals():
+        return _train(config, Path(output), resume, choose_device(device or config.run.device), quiet)
+
+
+def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, quiet: bool) -> dict[str, Any]:
     _check_output(config, output, resume)
     split = read_training(config.data)
     _check_first_images(split, config.data.on_error)

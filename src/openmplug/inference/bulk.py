@@ -9,7 +9,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -214,7 +214,8 @@ def _whole(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise EnvironmentProblem(f"cannot write '{path}': {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written is often not there to be removed
+            part.unlink(missing_ok=True)
 
 
 def write_results(path: Path, records: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ class TextDecoder(nn.Module):
         self.embeddings = TextEmbeddings(vocab_size, width, max_positions, dropout)
         self.layers = nn.ModuleList(PostNormCrossBlock(width, heads, intermediate, dropout, attention_dropout) for _ in range(layers))
         self.head = LanguageHead(width, vocab_size)
-        self.apply(init_bert)
+        init_bert(self, width)
 
     def project_memory(self, states: Tensor, mask: Tensor | None = None) -> DecoderMemory:
         """Project the memory states (B, S, D) to every layer's keys and values, once for all rows and steps.

@@ -79,7 +79,7 @@ class SkipConnectedFusion(nn.Module):
             (ConnectedLayer if index in connected else CoAttentionLayer)(width, heads, intermediate, dropout, attention_dropout)
             for index in range(layers)
         )
-        self.apply(init_bert)
+        init_bert(self, width)
 
     def forward(self, vision: Tensor, text: Tensor, text_mask: Tensor, vision_mask: Tensor | None = None) -> Fused:
         """Fuse; masks (R, T) and (B, V) bool, None = every vision token is visible."""

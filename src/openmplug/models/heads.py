@@ -20,7 +20,7 @@ class ContrastiveHead(nn.Module):
         self.vision = nn.Linear(width, embed_dim)
         self.text = nn.Linear(width, embed_dim)
         self.temperature = nn.Parameter(torch.full((1,), temperature))
-        self.apply(init_bert)
+        init_bert(self, width)
 
     def vision_features(self, tokens: Tensor, frames: int = 1) -> Tensor:
         """Project the class token of (B, V, D) to (B, embed_dim).
@@ -41,7 +41,7 @@ class MatchingHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, 2)
-        self.apply(init_bert)
+        init_bert(self, width)
 
     def forward(self, fused_text: Tensor) -> Tensor:
         """Classify (B, T, D) to (B, 2)."""

@@ -22,6 +22,16 @@ def stack_images(items: Sequence[Item]) -> Tensor:
     return torch.stack([item.pixels for item in items if item.pixels is not None])
 
 
+def memory_of_rows(memory: DecoderMemory, counts: Tensor | None) -> DecoderMemory:
+    """Fit the memory of B items to texts of which ``counts[b]`` (B,) belong to item b.
+
+    Where every item has the same number the memory stays as it is: the decoder's attention shares it without a copy.
+    """
+    if counts is None or bool((counts == counts[0]).all()):
+        return memory
+    return memory.rows(torch.arange(len(counts), device=counts.device).repeat_interleave(counts))
+
+
 def target_log_probs(decoder: TextDecoder, memory: DecoderMemory, targets: Tokens, labels: Tensor) -> Tensor:
     """Compute each row's summed cross-entropy, (R,).
 

@@ -20,7 +20,7 @@ from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
-from openmplug.tasks.decoding import END, generate, stack_images, target_log_probs
+from openmplug.tasks.decoding import END, generate, memory_of_rows, stack_images, target_log_probs
 
 
 class VQASettings(Settings):
@@ -131,15 +131,12 @@ class VQATask(Task):
         """Compute sum over answers of weight * cross-entropy, divided by the number of pictures (not of answers or tokens)."""
         assert batch.targets is not None and batch.target_weights is not None and batch.targets_per_item is not None
         labels = text_labels(batch.targets.ids, batch.targets.mask)
-        owner = torch.arange(len(batch), device=labels.device).repeat_interleave(batch.targets_per_item)
-        memory = self._memory(batch, self.model)
-        if len(owner) != len(batch):
-            memory = memory.rows(owner)
+        memory = memory_of_rows(self._memory(batch, self.model), batch.targets_per_item)
         losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
         alpha = self.settings.distillation_alpha
         if self.twin is not None and alpha > 0:
             with torch.no_grad():
-                teacher = self._memory(batch, self.twin.model).rows(owner)
+                teacher = memory_of_rows(self._memory(batch, self.twin.model), batch.targets_per_item)
                 soft = self.twin.model.decoder(batch.targets.ids, batch.targets.mask, teacher)[:, :-1].float().softmax(dim=-1)
             logits = self.model.decoder(batch.targets.ids, batch.targets.mask, memory)
             losses = (1 - alpha) * losses + alpha * soft_token_losses(logits, labels, soft).sum(dim=1)

@@ -1,0 +1,90 @@
+"""Every shipped recipe: short, complete, true to its source, and able to run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from openmplug.config import read_yaml
+from openmplug.data.tokenizer import Tokenizer, build_vocabulary
+from openmplug.engine.recipe import find_recipe, list_recipes, load_recipe, recipes_root
+from openmplug.tasks import TASKS, build_task
+
+NAMES = list_recipes()
+# Published numbers that may be printed: README of the release, read in its text (VQA test-dev, CIDEr after cross-entropy, R@1).
+PUBLISHED = {
+    "vqa/vqav2_mplug_base": 79.79,
+    "vqa/vqav2_mplug_large": 81.27,
+    "caption/coco_mplug_base": 137.5,
+    "caption/coco_mplug_large": 141.0,
+    "retrieval/coco_mplug_large": 82.8,
+    "retrieval/flickr30k_mplug_large": 97.6,
+}
+# Learning rates (rest, vision), epochs, batch size per GPU, image size: the released configurations.
+RELEASED = {
+    "vqa/vqav2_mplug_base": (3e-5, 5e-6, 8, 128, 384),
+    "vqa/vqav2_mplug_large": (3e-5, 5e-6, 8, 256, 336),
+    "caption/coco_mplug_base": (1e-5, 5e-6, 5, 64, 384),
+    "caption/coco_mplug_large": (1e-5, 5e-6, 5, 64, 336),
+    "retrieval/coco_mplug_large": (1e-5, 2e-6, 8, 128, 336),
+    "retrieval/flickr30k_mplug_large": (1e-5, 2e-6, 8, 128, 336),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_short_and_says_how_to_run_it(name: str) -> None:
+    lines = find_recipe(name).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 40
+    assert all(len(line) <= 140 for line in lines)
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    assert "# Data: " in header
+    assert re.search(rf"# Run: +openmplug train {name} data\.root=DIR", header)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_extends_one_file_at_most(name: str) -> None:
+    tree = read_yaml(find_recipe(name))
+    if "extends" in tree:
+        assert "extends" not in read_yaml(recipes_root() / tree["extends"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_valid_and_its_name_says_what_it_is(name: str) -> None:
+    config = load_recipe(name)
+    folder, _, rest = name.partition("/")
+    assert config.task == folder
+    assert rest.endswith(config.model["name"].replace("-", "_"))
+    assert config.description
+    assert config.paper is not None
+    assert config.paper.keys() >= {"benchmark", "metric", "value", "source"}
+    assert config.paper["value"] == PUBLISHED.get(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_builds(name: str) -> None:
+    config = load_recipe(name)
+    tokenizer = Tokenizer.from_vocab(build_vocabulary(["a few words"], min_count=1))
+    settings = {**config.settings, **({"queue_size": 64} if config.task == "retrieval" else {})}
+    with torch.device("meta"):
+        task = build_task(config.task, config.model, tokenizer, settings)
+    assert isinstance(task, TASKS[config.task])
+    assert all(parameter.is_meta for parameter in task.parameters())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_numbers_are_those_of_the_release(name: str) -> None:
+    config = load_recipe(name)
+    optim = config.optim
+    assert (optim.lr, optim.vision_lr, optim.epochs, optim.batch_size_per_device, config.image.size) == RELEASED[name]
+    assert (optim.weight_decay, optim.schedule, optim.min_lr, optim.warmup_lr) == (0.02, "mplug", 1e-6, 1e-5)
+    assert config.image.crop_scale == (0.5, 1.0)
+
+
+def test_the_recipes_that_are_promised() -> None:
+    assert {f"{task}/shapes_mplug_tiny" for task in TASKS} <= set(NAMES)
+    assert {"vqa/easy_vqa_mplug_tiny", "vqa/daquar_mplug_tiny", "retrieval/flickr8k_mplug_small", "caption/flickr8k_mplug_small"} <= set(
+        NAMES
+    )
+    assert not any(part.startswith("_") for name in NAMES for part in name.split("/"))
