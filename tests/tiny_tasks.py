@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from tiny_models import SIZES, randomise
 
 from openmplug.batch import Batch, Item, Sample
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.tasks import Progress, Task, build_task
+from tiny_models import SIZES, randomise
 
 WORDS = (
     "what colour is the left right thing ? how many are there a red green blue round square small large ball box cup on under near of one "
@@ -57,7 +57,7 @@ def evaluation_batch(task: Task, samples: Sequence[Sample]) -> Batch:
     return task.collator(training=False)(items(samples))
 
 
-def memorise(task: Task, samples: Sequence[Sample], steps: int, rate: float = 3e-3) -> list[float]:
+def memorise(task: Task, samples: Sequence[Sample], steps: int, rate: float = 4e-3) -> list[float]:
     """Train on all samples at once, as the engine does: hooks, loss, gradients clipped at 1, cosine to zero. Return the losses."""
     batch, losses = training_batch(task, samples), []
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)

@@ -40,6 +40,7 @@ class Sample:
         references: Everything an annotator wrote, for scoring (10 VQA answers, 5 captions).
         image_index: Number of the picture; equal numbers are positives of each other in contrastive learning.
         extra: Fields of the record that a task may need, such as ``question_id``.
+        parts: Records about this picture that are learned together, so that it is read and encoded once; empty = the record itself.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Sample:
     references: tuple[str, ...] = ()
     image_index: int = -1
     extra: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ class Item:
 class Batch:
     """What a task's collator makes of a list of items.
 
-    Shapes: images (B, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
-    targets_per_item (B,) int64, image_index (B,) int64.
+    Shapes: images (I, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
+    targets_per_item (B,) int64, image_index (B,) int64. There is one image per sample (I = B), unless ``samples_per_image`` (I,)
+    int64 says how many consecutive samples share each.
     """
 
     samples: list[Sample]
@@ -85,6 +88,7 @@ class Batch:
     target_weights: Tensor | None = None
     targets_per_item: Tensor | None = None
     image_index: Tensor | None = None
+    samples_per_image: Tensor | None = None
     failures: tuple[Failure, ...] = ()
 
     def __len__(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import random_ids, right_padded, tiny_decoder
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +11,7 @@ from openmplug.batch import Tokens
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.objectives.language import text_labels, token_losses
 from openmplug.tasks.decoding import target_log_probs
+from tiny_models import random_ids, right_padded, tiny_decoder
 
 
 def memory_of(decoder: TextDecoder, items: int, masked: bool, seed: int = 0) -> tuple[Tensor, Tensor | None, DecoderMemory]:

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_models import randomise, right_padded
 from torch import Tensor
 from torch.nn import functional as F
 
 from openmplug.models.fusion import CoAttentionLayer, ConnectedLayer, Fused, SkipConnectedFusion, connected_layers
 from openmplug.models.layers import PostNormAttention, PostNormFeedForward
+from tiny_models import randomise, right_padded
 
 WIDTH, HEADS = 24, 3
 Forward = Callable[[], Fused]
@@ -84,7 +84,10 @@ def test_layer_equals_the_plain_version(connected: bool, masked: bool) -> None:
     everything = torch.ones(2, 6, dtype=torch.bool) if vision_mask is None else vision_mask
     plain = partial(plain_connected if connected else plain_co_attention, layer)  # type: ignore[arg-type]
     assert_same(
-        lambda: layer(vision, text, vision_mask, mask), lambda: plain(vision, text, everything, mask), [vision, text, *layer.parameters()], mask
+        lambda: layer(vision, text, vision_mask, mask),
+        lambda: plain(vision, text, everything, mask),
+        [vision, text, *layer.parameters()],
+        mask,
     )
 
 

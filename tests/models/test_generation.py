@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity.plain import plain_beam_search, plain_rank
-from tiny_models import random_ids, right_padded, tiny_decoder
 from torch import Tensor
 
 from openmplug.models.decoder import DecoderMemory, TextDecoder
@@ -28,6 +26,8 @@ from openmplug.models.generation import (
     sample,
     sequence_log_probs,
 )
+from parity.plain import plain_beam_search, plain_rank
+from tiny_models import random_ids, right_padded, tiny_decoder
 
 Generate = Callable[[TextDecoder, DecoderMemory], object]
 
@@ -86,7 +86,9 @@ def test_cached_search_equals_the_plain_one(
     plain = plain_beam_search(decoder, states, mask, num_beams, min_length, max_length, prompt, num_return=num_beams)
     assert [[one.ids for one in item] for item in found] == [[ids for ids, _ in item] for item in plain]
     for ours, theirs in zip(found, plain, strict=True):
-        torch.testing.assert_close(torch.tensor([one.score for one in ours]), torch.tensor([score for _, score in theirs]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor([one.score for one in ours]), torch.tensor([score for _, score in theirs]), atol=1e-4, rtol=1e-4
+        )
 
 
 def searches(end_bias: float) -> list[list[Hypothesis]]:
@@ -182,7 +184,9 @@ def test_the_last_position_can_be_used() -> None:
 # -------------------------------------------------------------------------------------------------------------------- sampling
 
 
-@pytest.mark.parametrize("narrowed", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"top_k": 1, "temperature": 5.0}])
+@pytest.mark.parametrize(
+    "narrowed", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"top_k": 1, "temperature": 5.0}]
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_sampling_without_choice_is_greedy(narrowed: dict[str, Any], seed: int) -> None:
     decoder = tiny_decoder(seed, end_bias=3.0)
@@ -380,7 +384,10 @@ def test_log_probabilities_of_padding_are_zero() -> None:
 @pytest.mark.parametrize(
     ("generate", "message"),
     [
-        (lambda d, m: beam_search(d, m, num_beams=2, min_length=5, max_length=4), "min_length 5 and max_length 4 contradict; choose 0 <= min_"),
+        (
+            lambda d, m: beam_search(d, m, num_beams=2, min_length=5, max_length=4),
+            "min_length 5 and max_length 4 contradict; choose 0 <= min_",
+        ),
         (lambda d, m: beam_search(d, m, num_beams=2, min_length=-1, max_length=4), "min_length -1 and max_length 4 contradict"),
         (lambda d, m: beam_search(d, m, num_beams=2, max_length=0), "min_length 0 and max_length 0 contradict"),
         (lambda d, m: beam_search(d, m, num_beams=0, max_length=4), "num_beams is 0; choose 1 to 120, the size of the vocabulary"),
@@ -388,7 +395,10 @@ def test_log_probabilities_of_padding_are_zero() -> None:
         (lambda d, m: beam_search(d, m, num_beams=2, max_length=25), "prompt of 1 and max_length 25 exceed 24 positions; lower max_length"),
         (lambda d, m: sample(d, m, max_length=22, prompt=random_ids(2, 4)), "prompt of 4 and max_length 22 exceed 24 positions"),
         (lambda d, m: sample(d, m, min_length=3, max_length=2), "min_length 3 and max_length 2 contradict"),
-        (lambda d, m: sample(d, m, max_length=2, temperature=-1.0), r"temperature -1.0, top_k 0, top_p 1.0: expected >= 0, >= 0 and in \(0, 1\]"),
+        (
+            lambda d, m: sample(d, m, max_length=2, temperature=-1.0),
+            r"temperature -1.0, top_k 0, top_p 1.0: expected >= 0, >= 0 and in \(0, 1\]",
+        ),
         (lambda d, m: sample(d, m, max_length=2, top_k=-1), "temperature 1.0, top_k -1, top_p 1.0: expected"),
         (lambda d, m: sample(d, m, max_length=2, top_p=0.0), "top_p 0.0: expected"),
         (lambda d, m: sample(d, m, max_length=2, top_p=1.5), "top_p 1.5: expected"),

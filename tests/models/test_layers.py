@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_models import randomise, right_padded
 from torch import Tensor, nn
 
 from openmplug.models.layers import (
@@ -25,6 +24,7 @@ from openmplug.models.layers import (
     split_heads,
 )
 from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
+from tiny_models import randomise, right_padded
 
 WIDTH, HEADS = 24, 3
 
@@ -130,7 +130,8 @@ def test_packed_attention_equals_the_plain_softmax_and_torch() -> None:
     reference.load_state_dict({**names, "out_proj.weight": layer.output.weight, "out_proj.bias": layer.output.bias})
 
     def plain() -> Tensor:
-        return layer.output(plain_heads(*layer.qkv(x).chunk(3, dim=-1), heads=HEADS, mask=None))
+        query, key, value = layer.qkv(x).chunk(3, dim=-1)
+        return layer.output(plain_heads(query, key, value, HEADS, None))
 
     assert_same(lambda: layer(x), plain, [x, *layer.parameters()])
     assert_same(lambda: layer(x), lambda: reference(x, x, x, need_weights=False)[0], [x])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import randomise, tiny_model
 
 from openmplug.models.momentum import FeatureQueue, MomentumTwin
+from tiny_models import randomise, tiny_model
 
 PAIRED = ("vision", "text", "contrastive")
 

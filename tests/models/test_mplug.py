@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import random_ids, right_padded, tiny_config, tiny_model
 
 from openmplug.errors import UsageError
 from openmplug.models.fusion import ConnectedLayer
+from openmplug.models.layers import PostNormCrossBlock
 from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
 from openmplug.tasks import TASKS
+from tiny_models import random_ids, right_padded, tiny_config, tiny_model
 
 SIZES = ("mplug-tiny", "mplug-small", "mplug-base", "mplug-large", "mplug-huge")
 
@@ -82,7 +83,9 @@ def test_answer_memory_is_vision_then_text_with_the_question_s_mask() -> None:
     assert memory.mask[:, 0, 0].int().tolist() == [[1] * 5 + [1, 1, 0, 0], [1] * 9]
     fused = model.fuse(model.encode_images(images), model.encode_text(ids, mask), mask)
     states = torch.cat([fused.vision, fused.text], dim=1)
-    expected = model.decoder.layers[1].cross_attention.attention.project(states)
+    block = model.decoder.layers[1]
+    assert isinstance(block, PostNormCrossBlock)
+    expected = block.cross_attention.attention.project(states)
     torch.testing.assert_close(memory.layers[1].keys, expected.keys)
 
 
@@ -102,7 +105,9 @@ def test_features_are_unit_class_tokens_and_frames_are_averaged() -> None:
     clips = torch.randn(2, 3, 3, 16, 16)
     tokens = model.encode_images(clips)
     each = torch.stack([model.contrastive.vision(model.encode_images(clips[:, frame])[:, 0]) for frame in range(3)]).mean(dim=0)
-    torch.testing.assert_close(model.contrastive.vision_features(tokens, frames=3), each / each.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.contrastive.vision_features(tokens, frames=3), each / each.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_matching_reads_the_class_token_of_the_text() -> None:
@@ -122,7 +127,7 @@ def test_unknown_size_is_refused_with_the_nearest() -> None:
 
 
 def test_unknown_size_far_from_any_lists_them_all() -> None:
-    with pytest.raises(UsageError, match="unknown model 'gpt'.*mplug-tiny.*mplug-large"):
+    with pytest.raises(UsageError, match=r"unknown model 'gpt'.*mplug-tiny.*mplug-large"):
         MPLUGConfig.named("gpt")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import randomise, tiny_model
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from openmplug.models.layers import PreNormBlock
 from openmplug.models.vision import VisionProjection, VisionTransformer, resize_positions
+from tiny_models import randomise, tiny_model
 
 WIDTH, HEADS, LAYERS, SIZE, PATCH = 24, 3, 2, 24, 8
 BLOCK = {
@@ -52,8 +53,8 @@ def pair() -> tuple[VisionTransformer, CLIPVisionModel]:
         image_size=SIZE,
         patch_size=PATCH,
         hidden_act="quick_gelu",
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     clip, state = CLIPVisionModel(config).eval(), ours.state_dict()
     theirs = [key for key in clip.state_dict() if not key.endswith("position_ids")]
     loaded = clip.load_state_dict({key: ours_of(key, state) for key in theirs}, strict=False)
@@ -106,6 +107,7 @@ def test_fresh_weights_have_clip_s_spread() -> None:
     torch.manual_seed(0)
     fresh = VisionTransformer(32, 8, 128, 8, 4, 0.0)
     block = fresh.layers[0]
+    assert isinstance(block, PreNormBlock)
     assert float(block.attention.qkv.weight.detach().std()) == pytest.approx(128**-0.5, rel=0.05)
     assert float(block.contract.weight.detach().std()) == pytest.approx(128**-0.5 * 16**-0.5, rel=0.05)
     assert float(block.expand.weight.detach().std()) == pytest.approx(256**-0.5, rel=0.05)
@@ -119,7 +121,9 @@ def test_fresh_weights_have_clip_s_spread() -> None:
 def test_projection_is_linear_then_norm() -> None:
     layer, x = randomise(VisionProjection(24, 32, 0.5)), torch.randn(2, 5, 24)
     y = x @ layer.linear.weight.T + layer.linear.bias
-    expected = (y - y.mean(-1, keepdim=True)) / (y.var(-1, unbiased=False, keepdim=True) + 1e-12).sqrt() * layer.norm.weight + layer.norm.bias
+    expected = (y - y.mean(-1, keepdim=True)) / (
+        y.var(-1, unbiased=False, keepdim=True) + 1e-12
+    ).sqrt() * layer.norm.weight + layer.norm.bias
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
     assert layer.norm.eps == 1e-12
     layer.train()

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import SIZES
-from tiny_tasks import WORDS, captions, evaluation_batch, items, random_task, tokenizer, training_batch
 
 from openmplug.batch import Prediction
 from openmplug.data.tokenizer import Tokenizer
@@ -17,6 +15,8 @@ from openmplug.errors import DataError, UsageError
 from openmplug.objectives.language import IGNORE, token_losses
 from openmplug.tasks import build_task
 from openmplug.tasks.captioning import CaptioningTask, CaptionSettings
+from tiny_models import SIZES
+from tiny_tasks import WORDS, captions, evaluation_batch, items, random_task, tokenizer, training_batch
 
 
 def task_with(training: bool = False, seed: int = 0, **settings: Any) -> CaptioningTask:
@@ -30,7 +30,15 @@ def task_with(training: bool = False, seed: int = 0, **settings: Any) -> Caption
 
 def test_each_caption_is_an_example() -> None:
     sample = replace(captions()[0], targets=("a ball", "a red ball"))
-    assert [one.text for one in task_with().examples([sample, captions()[1]])] == ["a ball", "a red ball", "a red box on the right"]
+    examples = task_with().examples([sample, captions()[1]])
+    assert [one.targets for one in examples] == [("a ball",), ("a red ball",), ("a red box on the right",)]
+    assert [one.image for one in examples] == ["0.jpg", "0.jpg", "1.jpg"]
+
+
+def test_captions_of_a_picture_can_be_learned_together() -> None:
+    sample = replace(captions()[0], targets=("a ball", "a red ball", "ball"))
+    examples = task_with(captions_per_example=2).examples([sample, captions()[1]])
+    assert [one.targets for one in examples] == [("a ball", "a red ball"), ("ball",), ("a red box on the right",)]
 
 
 def test_training_batch_holds_lower_cased_captions_with_an_end() -> None:
@@ -59,10 +67,9 @@ def test_evaluation_batch_holds_pictures_only() -> None:
     assert batch.images is not None and len(batch.images) == 8
 
 
-@pytest.mark.parametrize("text", [None, ""])
-def test_a_record_without_a_caption_is_named(text: str | None) -> None:
+def test_a_record_without_a_caption_is_named() -> None:
     with pytest.raises(DataError, match="record '0' has no caption; training needs one for every picture"):
-        task_with().collator(training=True)(items([replace(captions()[0], text=text)]))
+        task_with().collator(training=True)(items([replace(captions()[0], targets=())]))
 
 
 def test_collator_can_go_to_a_worker() -> None:
@@ -94,6 +101,21 @@ def test_loss_is_the_mean_over_all_tokens_of_the_batch() -> None:
     assert float(loss.detach()) == pytest.approx(plain_loss(task, ignored=1), rel=1e-4)
 
 
+@pytest.mark.parametrize("counts", [(2, 2), (3, 1)])
+def test_captions_learned_together_have_the_loss_of_captions_learned_apart(counts: tuple[int, int]) -> None:
+    texts = [sample.targets[0] for sample in captions()]
+    samples = [replace(captions()[0], targets=tuple(texts[: counts[0]])), replace(captions()[1], targets=tuple(texts[4 : 4 + counts[1]]))]
+    together, apart = task_with(captions_per_example=5), task_with()
+    assert len(training_batch(together, samples)) == 2 and len(training_batch(apart, samples)) == 4
+    losses = [task(training_batch(task, samples)).total for task in (together, apart)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_the_prompt_is_left_out_of_the_loss_but_for_its_last_word() -> None:
     """[CLS] a picture of: the original takes the last id for a [SEP], so "of" is learned."""
     task = task_with(prompt="a picture of ")
@@ -114,10 +136,10 @@ def test_every_parameter_learns() -> None:
     assert not [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-def test_a_batch_without_a_word_to_learn_has_a_finite_loss() -> None:
-    """A prompt as long as the cut leaves no label."""
-    task = task_with(prompt="a picture of the small red ", max_text_length=4)
-    assert bool(task(training_batch(task, captions())).total.isfinite())
+def test_a_prompt_that_leaves_no_word_to_learn_is_refused() -> None:
+    """Otherwise the mean over no tokens is not a number."""
+    with pytest.raises(UsageError, match="max_text_length 4"):
+        task_with(prompt="a picture of the small red ", max_text_length=4)
 
 
 # -------------------------------------------------------------------------------------------------------------------- captions

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import randomise
-from tiny_tasks import evaluation_batch, items, questions, random_task, tokenizer, training_batch
 
 from openmplug.batch import Batch, Losses, Prediction, Sample
 from openmplug.errors import DataError, UsageError
@@ -17,6 +15,8 @@ from openmplug.models.generation import rank_answers
 from openmplug.objectives.language import soft_token_losses, text_labels, token_losses
 from openmplug.tasks import Progress
 from openmplug.tasks.vqa import VQACollator, VQASettings, VQATask
+from tiny_models import randomise
+from tiny_tasks import evaluation_batch, items, questions, random_task, tokenizer, training_batch
 
 
 def task_with(training: bool = False, seed: int = 0, **settings: Any) -> VQATask:
@@ -83,7 +83,8 @@ def test_a_record_without_an_answer_is_named_in_training() -> None:
 def test_collator_can_go_to_a_worker() -> None:
     collator = pickle.loads(pickle.dumps(task_with().collator(training=True)))
     assert isinstance(collator, VQACollator)
-    assert collator(items(questions())).targets.ids.shape[0] == 8
+    targets = collator(items(questions())).targets
+    assert targets is not None and len(targets.ids) == 8
 
 
 # ------------------------------------------------------------------------------------------------------------------------ loss
@@ -101,6 +102,38 @@ def test_loss_is_the_weighted_sum_over_answers_per_picture() -> None:
             logits = task.model.decoder(alone.targets.ids, alone.targets.mask, memory)
             total += weight * float(token_losses(logits, alone.targets.ids).sum().detach())
     assert float(loss.detach()) == pytest.approx(total / 3, rel=1e-4)
+
+
+def same_picture() -> list[Sample]:
+    """Return 5 questions about 2 pictures, out of order."""
+    first, second, *others = several_answers() + questions()[3:5]
+    return [
+        replace(sample, image=image, image_index=int(image[0]))
+        for sample, image in zip([first, second, *others], ["0.jpg", "1.jpg", "0.jpg", "0.jpg", "1.jpg"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"), [(1, [["0"], ["1"], ["2"], ["3"], ["4"]]), (2, [["0", "2"], ["3"], ["1", "4"]]), (9, [["0", "2", "3"], ["1", "4"]])]
+)
+def test_questions_about_a_picture_can_be_learned_together(most: int, groups: list[list[str]]) -> None:
+    examples = task_with(questions_per_example=most).examples(same_picture())
+    assert [[part.id for part in one.parts or (one,)] for one in examples] == groups
+    assert {one.image for one in examples} == {"0.jpg", "1.jpg"}
+
+
+@pytest.mark.parametrize("most", [2, 9])
+def test_questions_learned_together_have_the_loss_of_questions_learned_apart(most: int) -> None:
+    together, apart = task_with(questions_per_example=most), task_with()
+    batches = [training_batch(task, same_picture()) for task in (together, apart)]
+    assert batches[0].images is not None and len(batches[0].images) < len(batches[0]) == len(batches[1]) == 5
+    losses = [task(batch).total for task, batch in zip((together, apart), batches, strict=True)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4 * max(1.0, float(other.grad.abs().max())), rtol=1e-3)
 
 
 def test_every_parameter_learns() -> None:
@@ -129,7 +162,7 @@ def test_distillation_mixes_in_the_teacher_s_words() -> None:
     assert task.twin is not None
     randomise(task.twin.model, seed=5)
     batch = training_batch(task, samples)
-    assert batch.images is not None and batch.text is not None and batch.targets is not None
+    assert batch.images is not None and batch.text is not None and batch.targets is not None and batch.target_weights is not None
     owner = torch.tensor([0, 0, 1, 2, 2, 2])
     labels = text_labels(batch.targets.ids, batch.targets.mask)
     with torch.no_grad():
@@ -200,7 +233,7 @@ def test_without_given_answers_the_training_answers_are_ranked() -> None:
 
 def test_ranking_without_any_answers_is_refused() -> None:
     task = task_with(inference="rank")
-    with pytest.raises(DataError, match="settings.inference is 'rank' but there are no answers to rank; give settings.answers"):
+    with pytest.raises(DataError, match=r"settings\.inference is 'rank' but there are no answers to rank; give settings\.answers"):
         task.predict(evaluation_batch(task, questions()))
 
 
@@ -212,7 +245,7 @@ def answered(*pairs: tuple[str, tuple[str, ...]]) -> list[Prediction]:
 
 
 def test_scores_by_hand() -> None:
-    predictions = answered(("red", ("red",) * 3 + ("blue",) * 7), ("2 dogs", ("two dogs",) * 10), ("?", ()))
+    predictions = answered(("red", ("red",) * 3 + ("blue",) * 7), ("two dogs", ("2 dogs",) * 9 + ("cats",)), ("?", ()))
     # Of ten annotators three say red: left out in turn, 7 x min(3/3, 1) + 3 x 2/3. "two" and "2" are the same officially.
     official = 100 * ((7 + 3 * 2 / 3) / 10 + 1) / 2
     scores = task_with().score(predictions)
@@ -246,7 +279,8 @@ def test_bf16_is_close_and_can_be_trained_and_decoded() -> None:
     assert loss.dtype is torch.float32
     assert float(loss.detach()) == pytest.approx(exact, rel=0.05)
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in task.parameters())
-    for settings in ({}, {"inference": "rank", "answers": ("yes", "no", "a small ball")}):
+    ranking: dict[str, Any] = {"inference": "rank", "answers": ("yes", "no", "a small ball")}
+    for settings in ({}, ranking):
         written = task_with(**settings)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             assert len(written.predict(evaluation_batch(written, questions()))) == 8

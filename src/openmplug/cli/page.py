@@ -41,8 +41,9 @@ dd { margin: 0 0 .35rem; overflow-wrap: anywhere; }
 dd.asked { font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); margin-top: .8rem; }
-th, td { text-align: left; padding: .5rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.number { width: 8.5rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { text-align: left; padding: .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; } td.number, th.number { width: min(8.5rem, 20vw); }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 thead th.number { text-align: right; }
 .bar { display: block; height: .35rem; border-radius: .2rem; background: var(--bar); margin: .25rem 0 0 auto; min-width: 2px; }
 .bar.blind { background: var(--blind); }
@@ -130,7 +131,7 @@ def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str,
             f"<figure>{pictures.tag(found, alt.get(found, ''))}<figcaption>found first</figcaption></figure>"
             f"<figure>{pictures.tag(record['image'], query)}<figcaption>meant</figcaption></figure>"
         )
-        entries = _entries([("Searched for", escape(query), "asked"), ("The right picture", _verdict(found == record["image"], place), "")])
+        entries = _entries([("Searched for", escape(query), "asked"), ("The right picture", _verdict(rank == 0, place), "")])
         cards.append(f'<li class="card tall">{entries}<div class="pair">{both}</div></li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 

@@ -313,7 +313,10 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._in_workers() if self._loader is not None else self._in_process():
             if isinstance(batch, OpenmplugError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # error -> traceback -> this frame -> error: the circle would keep the workers alive
             yield batch
 
     def _in_process(self) -> Iterator[Batch | OpenmplugError]:

@@ -86,6 +86,8 @@ class SkipConnectedFusion(nn.Module):
         fused = Fused(vision, text)
         for layer in self.layers:
             fused = layer(fused.vision, fused.text, vision_mask, text_mask)
+            if vision_mask is not None and len(vision_mask) != len(fused.vision):  # a connected layer gave each text its own copy
+                vision_mask = vision_mask.repeat_interleave(len(fused.vision) // len(vision_mask), dim=0)
         return fused
 
 

@@ -202,9 +202,19 @@ class MPLUG(nn.Module):
         mask = torch.cat([text_mask.new_ones(fused.vision.shape[:2]), text_mask], dim=1)
         return self.decoder.project_memory(torch.cat([fused.vision, fused.text], dim=1), mask)
 
-    def answer_memory(self, images: Tensor, ids: Tensor, mask: Tensor) -> DecoderMemory:
-        """Encode pictures and questions and project what the decoder attends to (VQA, grounding)."""
-        return self.decoder_memory(self.fuse(self.encode_images(images), self.encode_text(ids, mask), mask), mask)
+    def answer_memory(self, images: Tensor, ids: Tensor, mask: Tensor, texts_per_image: Tensor | None = None) -> DecoderMemory:
+        """Encode pictures and questions and project what the decoder attends to (VQA, grounding).
+
+        Args:
+            images: (I, 3, H, W) or (I, F, 3, H, W).
+            ids: Questions (B, T).
+            mask: (B, T) bool.
+            texts_per_image: (I,) how many consecutive questions each picture has; None = one.
+        """
+        vision = self.encode_images(images)
+        if texts_per_image is not None:
+            vision = vision.repeat_interleave(texts_per_image, dim=0)
+        return self.decoder_memory(self.fuse(vision, self.encode_text(ids, mask), mask), mask)
 
     def caption_memory(self, images: Tensor) -> DecoderMemory:
         """Encode pictures and project what the decoder attends to (captioning: vision tokens only)."""

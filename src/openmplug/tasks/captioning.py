@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.errors import DataError
+from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import IGNORE, text_labels
@@ -86,6 +86,11 @@ class CaptioningTask(Task):
     def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
+        if len(self.prompt_ids) - 1 >= settings.max_text_length:
+            raise UsageError(
+                f"a prompt of {len(self.prompt_ids) - 1} tokens and max_text_length {settings.max_text_length} leave nothing to learn; "
+                "shorten the prompt or raise max_text_length"
+            )
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Make one example of every ``captions_per_example`` captions of a picture."""

@@ -63,9 +63,8 @@ def generate(
     prompt: Sequence[int] = (),
 ) -> list[tuple[str, Hypothesis]]:
     """Write one text per item with the original's beam search and decode it."""
-    begin = None
-    if prompt:
-        begin = torch.tensor([list(prompt)], device=memory.layers[0].keys.device).expand(len(memory), -1)
+    # Not beam_search's own default: that is BERT's 101, and training began with the tokenizer's [CLS].
+    begin = torch.tensor([list(prompt) or [tokenizer.cls_id]], device=memory.layers[0].keys.device).expand(len(memory), -1)
     found = beam_search(
         decoder, memory, num_beams=num_beams, min_length=min_length, max_length=max_length, prompt=begin, end_id=tokenizer.sep_id
     )

@@ -43,7 +43,7 @@ def image_to_text(model: MPLUG, split: Encoded, k: int, add_similarity: bool = F
         pairs_per_call: Pairs fused at a time; bounds memory.
     """
     for start in range(0, len(split.vision), block := max(1, pairs_per_call // k)):
-        similarities = split.vision_features[start : start + block] @ split.text_features.T  # (b, J)
+        similarities = _similarities(split.vision_features[start : start + block], split.text_features)  # (b, J)
         values, chosen = similarities.topk(k, dim=1)
         vision, texts = split.vision[start : start + block], chosen.flatten()
         yield _rows(model, similarities, chosen, values if add_similarity else None, vision, split.text[texts], split.text_mask[texts])
@@ -52,11 +52,17 @@ def image_to_text(model: MPLUG, split: Encoded, k: int, add_similarity: bool = F
 def text_to_image(model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512) -> Iterator[Tensor]:
     """Score pictures for each text, in blocks of rows (b, I); arguments as in ``image_to_text``, k at most I."""
     for start in range(0, len(split.text), block := max(1, pairs_per_call // k)):
-        similarities = split.text_features[start : start + block] @ split.vision_features.T  # (b, I)
+        similarities = _similarities(split.text_features[start : start + block], split.vision_features)  # (b, I)
         values, chosen = similarities.topk(k, dim=1)
         rows = torch.arange(start, start + len(chosen), device=chosen.device).repeat_interleave(k)
         vision = split.vision[chosen.flatten()]
         yield _rows(model, similarities, chosen, values if add_similarity else None, vision, split.text[rows], split.text_mask[rows])
+
+
+def _similarities(queries: Tensor, candidates: Tensor) -> Tensor:
+    # Autocast would leave two digits, too few to tell a thousand candidates apart.
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries.float() @ candidates.float().T
 
 
 def _rows(

@@ -31,6 +31,8 @@ class VQASettings(Settings):
         num_beams: Beams of the search.
         min_length: Fewest new tokens, the end token among them.
         max_length: Most new tokens.
+        questions_per_example: Questions about one picture that are learned together. The original takes 1. With more, a picture is
+            read, augmented and encoded once for all of them: the tower is most of a training step. The batch counts pictures.
         max_question_length: Tokens of a question in training, [CLS] included; evaluation cuts only at the model's positions.
         answers: Candidates for ``rank``; empty means every answer of the training data.
         k_test: Candidates whose whole text is scored, chosen by their first token.
@@ -43,6 +45,7 @@ class VQASettings(Settings):
     num_beams: int = Field(default=5, ge=1)
     min_length: int = Field(default=1, ge=0)
     max_length: int = Field(default=10, ge=1)
+    questions_per_example: int = Field(default=1, ge=1)
     max_question_length: int = Field(default=25, ge=2)
     answers: tuple[str, ...] = ()
     k_test: int = Field(default=128, ge=1)
@@ -71,14 +74,16 @@ class VQACollator:
         Raises:
             DataError: If a sample has no question, or in training no answer.
         """
-        samples = [item.sample for item in items]
+        groups = [item.sample.parts or (item.sample,) for item in items]
+        samples = [sample for group in groups for sample in group]
         for sample in samples:
             if not sample.text:
                 raise DataError(f"record {sample.id!r} has no question; every record of a question-answering task needs one")
             if self.training and not sample.targets:
                 raise DataError(f"record {sample.id!r} has no answer; training needs one for every question")
         questions = self.tokenizer([sample.text or "" for sample in samples], max_length=self.question_length)
-        batch = Batch(samples, images=stack_images(items), text=questions)
+        counts = torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None
+        batch = Batch(samples, images=stack_images(items), text=questions, samples_per_image=counts)
         if not self.training:
             return batch
         answers = [answer + END for sample in samples for answer in sample.targets]
@@ -107,11 +112,21 @@ class VQATask(Task):
             self.twin = MomentumTwin(model, paired=("vision", "text", "decoder"), unpaired=("fusion",))
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Each question is an example; for ranking, the training answers become the candidates unless some are given."""
+        """Make one example of every ``questions_per_example`` questions about a picture.
+
+        For ranking, the training answers become the candidates unless some are given.
+        """
         if self.settings.inference == "rank" and not self.settings.answers:
             seen = dict.fromkeys(answer for sample in samples for answer in sample.targets)
             self.settings = self.settings.model_copy(update={"answers": tuple(seen)})
-        return list(samples)
+        most = self.settings.questions_per_example
+        if most == 1:
+            return list(samples)
+        pictures: dict[str | None, list[Sample]] = {}
+        for sample in samples:
+            pictures.setdefault(sample.image, []).append(sample)
+        chunks = [about[first : first + most] for about in pictures.values() for first in range(0, len(about), most)]
+        return [replace(chunk[0], parts=tuple(chunk)) for chunk in chunks]
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; evaluation leaves questions whole as the original does, up to the model's positions."""
@@ -125,10 +140,10 @@ class VQATask(Task):
 
     def _memory(self, batch: Batch, model: MPLUG) -> DecoderMemory:
         assert batch.images is not None and batch.text is not None
-        return model.answer_memory(batch.images, batch.text.ids, batch.text.mask)
+        return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
 
     def forward(self, batch: Batch) -> Losses:
-        """Compute sum over answers of weight * cross-entropy, divided by the number of pictures (not of answers or tokens)."""
+        """Compute sum over answers of weight * cross-entropy, divided by the number of questions (not of answers or tokens)."""
         assert batch.targets is not None and batch.target_weights is not None and batch.targets_per_item is not None
         labels = text_labels(batch.targets.ids, batch.targets.mask)
         memory = memory_of_rows(self._memory(batch, self.model), batch.targets_per_item)

@@ -103,7 +103,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 )
             yield where, {column: cell for column, cell in row.items() if cell not in (None, "")}
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: not valid CSV ({error})") from None
+        raise DataError(f"{path} line {reader.reader.line_num}: not valid CSV ({error})") from None
 
 
 def need(record: Mapping[str, Any], field: str, where: str) -> Any:

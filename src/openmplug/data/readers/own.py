@@ -98,7 +98,7 @@ class _Row:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
                 raise DataError(f"{self.where}: '{self.column(role)}' is not a JSON list ({error.msg})") from None
-        if value is None:
+        if value is None or value == "":
             return []
         return [_text(each, self.where, role) for each in (value if isinstance(value, list) else [value])]
 

@@ -52,12 +52,12 @@ def read_vqa_v2(root: Path, split: str, columns: Mapping[str, str | None]) -> Sp
 
 def _vqa_answers(root: Path, split: str, subset: str) -> dict[Any, tuple[dict[str, Any], list[str]]]:
     path = find_file(root, (f"v2_mscoco_{subset}_annotations.json",), f"VQA v2 annotations of split '{split}'")
-    answers = {}
+    answers: dict[Any, tuple[dict[str, Any], list[str]]] = {}
     for where, record in read_records(path, "annotations"):
         given = [str(need(each, "answer", where)) for each in need(record, "answers", where)]
         if not given:
             raise DataError(f"{where}: 'answers' is empty; expected one answer per annotator")
-        kinds = {field: record[field] for field in ("question_type", "answer_type") if field in record}
+        kinds: dict[str, Any] = {field: record[field] for field in ("question_type", "answer_type") if field in record}
         answers[need(record, "question_id", where)] = (kinds, given)
     return answers
 
