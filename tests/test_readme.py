@@ -62,7 +62,8 @@ def test_command_exists_with_its_flags(line: str) -> None:
 
 def check_recipe(name: str, overrides: list[str]) -> None:
     """Fail unless the recipe is shipped (or the reader's own) and takes the settings."""
-    from openmplug.engine.recipe import list_recipes, load_recipe
+    from openmplug.engine.catalog import list_recipes
+    from openmplug.engine.recipe import load_recipe
 
     if name in PLACEHOLDERS:
         load_recipe(list_recipes()[0], overrides)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openmplug.data.tokenizer import Tokenizer
-    from openmplug.engine.recipe import RunConfig, list_recipes, load_recipe
+    from openmplug.engine.catalog import list_recipes
+    from openmplug.engine.recipe import RunConfig, load_recipe
     from openmplug.engine.run import evaluate, train
     from openmplug.errors import DataError, EnvironmentProblem, ModelError, OpenmplugError, UsageError
     from openmplug.inference.pipelines import Answer, Caption, Match, Pipeline, load
@@ -47,7 +48,8 @@ __all__ = [
 
 _HOMES = {
     "data.tokenizer": ("Tokenizer",),
-    "engine.recipe": ("RunConfig", "list_recipes", "load_recipe"),
+    "engine.catalog": ("list_recipes",),
+    "engine.recipe": ("RunConfig", "load_recipe"),
     "engine.run": ("evaluate", "train"),
     "errors": ("DataError", "EnvironmentProblem", "ModelError", "OpenmplugError", "UsageError"),
     "inference.pipelines": ("Answer", "Caption", "Match", "Pipeline", "load"),

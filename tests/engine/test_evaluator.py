@@ -13,10 +13,10 @@ import torch
 
 from engine.tiny_run import TinyTask, fail, make_batch
 from openmplug.batch import Batch, Prediction
-from openmplug.engine.device import autocast, choose_device, choose_precision, flushed_denormals
+from openmplug.device import autocast, choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import Evaluation, evaluate_task, prediction_record, write_evaluation
 from openmplug.engine.tracking import read_lines
-from openmplug.errors import DataError, EnvironmentProblem
+from openmplug.errors import DataError, EnvironmentProblem, UsageError
 
 CPU = torch.device("cpu")
 
@@ -93,9 +93,18 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_devices_and_precisions() -> None:
     assert choose_device("cpu") == CPU
-    with pytest.raises(EnvironmentProblem, match=r"device 'tpu' is not available here; found: .*cpu"):
-        choose_device("tpu")
-    assert choose_precision("auto", CPU) == "fp32" and choose_precision("bf16", CPU) == "bf16"
+    assert choose_device("auto") == choose_device(None)
+    assert choose_precision(None, CPU) == "fp32"
+    assert choose_precision("bf16", CPU) == "bf16"
+    with pytest.raises(UsageError, match="unknown device 'gpu'; one of auto, cpu, cuda"):
+        choose_device("gpu")
+    with pytest.raises(UsageError, match="unknown device 'meta'"):
+        choose_device("meta")
+    with pytest.raises(UsageError, match="unknown dtype 'float'; one of auto, fp32, bf16, fp16"):
+        choose_precision("float", CPU)
+    if not torch.cuda.is_available():
+        with pytest.raises(EnvironmentProblem, match=r"device 'cuda' is not available here; found: .*cpu"):
+            choose_device("cuda")
     with autocast(CPU, "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
     with autocast(CPU, "fp32"):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from openmplug.engine import recipe
-from openmplug.engine.recipe import check_recipe, find_recipe, list_recipes, load_recipe, recipes_root
+from openmplug.engine.catalog import find_recipe, list_recipes, recipes_root
+from openmplug.engine.recipe import check_recipe, load_recipe
 from openmplug.errors import UsageError
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import openmplug
-from openmplug.errors import DataError, EnvironmentProblem, UsageError
-from openmplug.inference.pipelines import Answer, Caption, Match, choose_device, choose_precision, load, read_image
+from openmplug.errors import DataError, UsageError
+from openmplug.inference.pipelines import Answer, Caption, Match, load, read_image
 
 Folders = Callable[[str], Path]
 QUESTIONS = [
@@ -119,22 +118,6 @@ def test_a_run_folder_means_its_best_checkpoint(folders: Folders, pictures: list
     (tmp_path / "checkpoint-best").symlink_to(folders("caption"))
     assert load(tmp_path).caption(pictures[0]) == load(folders("caption")).caption(pictures[0])
     assert openmplug.load is load
-
-
-def test_devices_and_precisions() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto") == choose_device(None)
-    assert choose_precision(None, torch.device("cpu")) is None
-    assert choose_precision("bf16", torch.device("cpu")) == torch.bfloat16
-    with pytest.raises(UsageError, match="unknown device 'gpu'; one of auto, cpu, cuda"):
-        choose_device("gpu")
-    with pytest.raises(UsageError, match="unknown device 'meta'"):
-        choose_device("meta")
-    with pytest.raises(UsageError, match="unknown dtype 'float'; one of auto, fp32, bf16, fp16"):
-        choose_precision("float", torch.device("cpu"))
-    if not torch.cuda.is_available():
-        with pytest.raises(EnvironmentProblem, match="device 'cuda' is not on this machine; see: openmplug info"):
-            choose_device("cuda")
 
 
 def test_bf16_is_near_fp32(folders: Folders, pictures: list[Path]) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from openmplug.config import read_yaml
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
-from openmplug.engine.recipe import find_recipe, list_recipes, load_recipe, recipes_root
+from openmplug.engine.catalog import find_recipe, list_recipes, recipes_root
+from openmplug.engine.recipe import load_recipe
 from openmplug.tasks import TASKS, build_task
 
 NAMES = list_recipes()

@@ -15,7 +15,7 @@ app = typer.Typer(help="List and show the shipped recipes.", pretty_exceptions_e
 def describe(name: str) -> dict[str, Any]:
     """Return the row of one recipe: name, task, benchmark, model, metric, the paper's number and its source."""
     from openmplug.config import load_tree
-    from openmplug.engine.recipe import find_recipe, recipes_root
+    from openmplug.engine.catalog import find_recipe, recipes_root
 
     tree = load_tree(find_recipe(name), base=recipes_root())
     paper = tree.get("paper") or {}
@@ -41,7 +41,7 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_all(json_output: Json = False, debug: Debug = False) -> None:
     """List every shipped recipe with its benchmark, model and the paper's number."""
-    from openmplug.engine.recipe import list_recipes
+    from openmplug.engine.catalog import list_recipes
 
     rows = [describe(name) for name in list_recipes()]
     if json_output:
@@ -59,7 +59,8 @@ def show(recipe: Recipe, overrides: Overrides = None, json_output: Json = False,
     import sys
 
     from openmplug.config import dump_yaml
-    from openmplug.engine.recipe import find_recipe, load_recipe
+    from openmplug.engine.catalog import find_recipe
+    from openmplug.engine.recipe import load_recipe
 
     config = load_recipe(recipe, overrides or [])
     tree = config.model_dump(mode="json")

@@ -13,7 +13,7 @@ import torch
 
 from openmplug.batch import Batch, Failure, Prediction
 from openmplug.checkpoints.store import write_atomic
-from openmplug.engine.device import autocast
+from openmplug.device import autocast
 from openmplug.engine.guards import FailureCount, is_out_of_memory, memory_problem
 from openmplug.engine.resume import kept_random_state
 from openmplug.engine.tracking import FAILURES, Advance

@@ -19,7 +19,7 @@ from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, 
 from openmplug.data.readers import Split
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
-from openmplug.engine.device import choose_device, choose_precision, flushed_denormals
+from openmplug.device import choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import METRICS, Advance, Display

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openmplug.batch import Batch, Losses
 from openmplug.checkpoints.store import atomic_folder, recover_folder
-from openmplug.engine.device import autocast, choose_precision
+from openmplug.device import autocast, choose_precision
 from openmplug.engine.guards import FailureCount, LossWatch, StopSignal, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
 from openmplug.engine.recipe import LoopSettings
@@ -158,6 +158,7 @@ class Trainer:
             done = self.place.epoch * self.per_epoch + self.place.iteration
             with self._signal.caught(), self.display.bar("train", self.optim.epochs * self.per_epoch, done) as self._advance:
                 self._validate_if_due()  # a run that was killed while validating
+                stopped = self._stop_reason()  # a run that had reached its last step takes no further one when resumed
                 while stopped is None and self.place.epoch < self.optim.epochs:
                     stopped = self._epoch()
             if self.loop.curves:

@@ -23,15 +23,14 @@ from openmplug.config import validate
 from openmplug.data.images import decode_image
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import EvalTransform, ImageSettings
-from openmplug.errors import DataError, EnvironmentProblem, ModelError, UsageError
+from openmplug.device import autocast, choose_device, choose_precision
+from openmplug.errors import DataError, ModelError, UsageError
 from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
 
 ImageInput: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any]"
 
 Result = TypeVar("Result")
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,40 +100,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def choose_device(device: str | None) -> torch.device:
-    """Return the device of a name; None and ``auto`` take a CUDA GPU, then Apple's, then the CPU.
-
-    Raises:
-        UsageError: If the name is none that torch knows.
-        EnvironmentProblem: If this machine has no such device.
-    """
-    if device in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device '{device}'; one of auto, cpu, cuda, cuda:N, mps") from None
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if chosen.type not in here:
-        raise UsageError(f"unknown device '{device}'; one of auto, cpu, cuda, cuda:N, mps")
-    if not here[chosen.type] or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise EnvironmentProblem(f"device '{device}' is not on this machine; see: openmplug info")
-    return chosen
-
-
-def choose_precision(dtype: str | None, device: torch.device) -> torch.dtype | None:
-    """Return the autocast type of a name, None for plain fp32; ``auto`` is bf16 on a CUDA GPU that has it and fp32 elsewhere.
-
-    Raises:
-        UsageError: If the name is unknown.
-    """
-    if dtype in (None, "auto"):
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-    if dtype not in PRECISIONS:
-        raise UsageError(f"unknown dtype '{dtype}'; one of auto, {', '.join(PRECISIONS)}")
-    return PRECISIONS[dtype]
-
-
 class Pipeline:
     """A trained folder, ready to use.
 
@@ -143,13 +108,11 @@ class Pipeline:
         name: The task's name, ``vqa``, ``caption`` or ``retrieval``.
         transform: Picture to pixels, as in evaluation.
         device: Where the model runs.
-        precision: Autocast type, or None for fp32.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
         batch_size: Items worked on at once.
     """
 
-    def __init__(
-        self, task: Task, name: str, transform: EvalTransform, device: torch.device, precision: torch.dtype | None, batch_size: int = 16
-    ) -> None:
+    def __init__(self, task: Task, name: str, transform: EvalTransform, device: torch.device, precision: str, batch_size: int = 16) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         self.task = task.to(device).eval()
@@ -242,7 +205,7 @@ class Pipeline:
                 sample = Sample(str(position), text=text, references=() if text is None else (text,), image_index=position)
                 items.append(Item(sample, pixels))
             batch = self._collate(items).to(self._device)
-            with torch.inference_mode(), torch.autocast(self._device.type, self._precision, enabled=self._precision is not None):
+            with torch.inference_mode(), autocast(self._device, self._precision):
                 results.update(zip(positions, compute(batch), strict=True))
         return [results[position] for position in range(len(pairs))]
 

@@ -10,7 +10,7 @@ from openmplug.models.text import init_bert
 
 
 class ContrastiveHead(nn.Module):
-    """Class tokens to L2-normalised features in one space.
+    """Class tokens to L2-normalised fp32 features in one space, whatever the precision of the tokens.
 
     ``temperature`` has shape (1,), not a scalar, because sharded training cannot split 0-D parameters.
     """
@@ -28,11 +28,11 @@ class ContrastiveHead(nn.Module):
         With several frames, ``tokens`` is (B, F * V, D) frame by frame; the projected class tokens are averaged, then normalised.
         """
         first = tokens.unflatten(1, (frames, -1))[:, :, 0]  # (B, F, D)
-        return F.normalize(self.vision(first).mean(dim=1), dim=-1)
+        return F.normalize(self.vision(first).float().mean(dim=1), dim=-1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Project the class token of (B, T, D) to (B, embed_dim)."""
-        return F.normalize(self.text(tokens[:, 0]), dim=-1)
+        return F.normalize(self.text(tokens[:, 0]).float(), dim=-1)
 
 
 class MatchingHead(nn.Module):

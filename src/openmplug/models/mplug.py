@@ -41,7 +41,7 @@ class MPLUGConfig(Settings):
     text_layers: int = Field(default=6, ge=0)
     fusion_layers: int = Field(default=6, ge=0)
     connected_layers: tuple[int, ...] = (3,)
-    decoder_layers: int = Field(default=12, ge=0)
+    decoder_layers: int = Field(default=12, ge=1)
     vocab_size: int = Field(default=30522, gt=0)
     max_positions: int = Field(default=512, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)

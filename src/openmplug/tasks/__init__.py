@@ -35,6 +35,8 @@ def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settin
     if name not in TASKS:
         raise UsageError(f"unknown task '{name}'{did_you_mean(name, TASKS)} (one of {', '.join(sorted(TASKS))})")
     fields = {**model, "vocab_size": tokenizer.vocab_size}
-    config = MPLUGConfig.named(**fields) if "name" in fields else MPLUGConfig(**fields)
+    # A saved model states every size, under whatever name; only a recipe's short form needs the name to be known.
+    complete = fields.keys() >= MPLUGConfig.model_fields.keys() or "name" not in fields
+    config = MPLUGConfig(**fields) if complete else MPLUGConfig.named(**fields)
     task = TASKS[name]
     return task(MPLUG(config, task.model_modules), tokenizer, validate(task.Settings, settings, where="settings"), training)

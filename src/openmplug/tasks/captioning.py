@@ -16,7 +16,7 @@ from openmplug.metrics.captions import caption_scores
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
-from openmplug.tasks.decoding import END, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import END, check_generation, generate, memory_of_rows, stack_images, target_log_probs
 
 
 class CaptionSettings(Settings):
@@ -86,6 +86,7 @@ class CaptioningTask(Task):
     def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
+        check_generation(model.config, settings.num_beams, settings.max_length, max(len(self.prompt_ids) - 1, 1))
         if len(self.prompt_ids) - 1 >= settings.max_text_length:
             raise UsageError(
                 f"a prompt of {len(self.prompt_ids) - 1} tokens and max_text_length {settings.max_text_length} leave nothing to learn; "
@@ -103,7 +104,9 @@ class CaptioningTask(Task):
 
     def collator(self, training: bool) -> Collator:
         """Make the collator."""
-        return CaptionCollator(self.tokenizer, self.settings.prompt, self.settings.max_text_length, training)
+        # The last token is only predicted, never read, so it needs no position.
+        limit = min(self.settings.max_text_length, self.model.config.max_positions + 1)
+        return CaptionCollator(self.tokenizer, self.settings.prompt, limit, training)
 
     def forward(self, batch: Batch) -> Losses:
         """Compute the mean cross-entropy over all caption tokens of the batch."""

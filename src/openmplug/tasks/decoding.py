@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from openmplug.batch import Item, Tokens
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.models.generation import Hypothesis, beam_search
+from openmplug.models.mplug import MPLUGConfig
 from openmplug.objectives.language import IGNORE
 
 END = "[SEP]"
@@ -50,6 +52,21 @@ def target_log_probs(decoder: TextDecoder, memory: DecoderMemory, targets: Token
     losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), shifted[wanted], reduction="none")
     rows = wanted.nonzero()[:, 0]
     return losses.new_zeros(len(labels)).index_add(0, rows, losses)
+
+
+def check_generation(config: MPLUGConfig, num_beams: int, max_length: int, prompt_length: int = 1) -> None:
+    """Refuse settings that the model cannot generate with, when the task is built rather than at the first evaluation.
+
+    Raises:
+        UsageError: If there are more beams than words, or longer texts than positions.
+    """
+    if num_beams > config.vocab_size:
+        raise UsageError(f"settings.num_beams={num_beams} exceeds the vocabulary of {config.vocab_size}; lower it")
+    if prompt_length + max_length - 1 > config.max_positions:
+        raise UsageError(
+            f"settings.max_length={max_length} after {prompt_length} first tokens exceeds model.max_positions={config.max_positions};"
+            " lower the one or raise the other"
+        )
 
 
 def generate(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -15,7 +15,7 @@ from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
 from openmplug.data.text import clean_caption
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.errors import DataError
+from openmplug.errors import DataError, UsageError
 from openmplug.metrics.retrieval import ranks_from_scores, retrieval_scores
 from openmplug.models.momentum import FeatureQueue, MomentumTwin
 from openmplug.models.mplug import MPLUG
@@ -46,6 +46,12 @@ class RetrievalSettings(Settings):
     max_words: int = Field(default=30, ge=1)
     max_text_length: int = Field(default=30, ge=2)
     temperature_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _range(self) -> RetrievalSettings:
+        if self.temperature_range is not None and not 0 < self.temperature_range[0] <= self.temperature_range[1]:
+            raise ValueError(f"temperature_range {list(self.temperature_range)} is no range; expected 0 < low <= high")
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ class RetrievalTask(Task):
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; training captions are cut by words only, up to the model's positions, as in the original."""
-        limit = self.model.config.max_positions if training else self.settings.max_text_length
+        positions = self.model.config.max_positions
+        limit = positions if training else min(self.settings.max_text_length, positions)
         return RetrievalCollator(self.tokenizer, self.settings.max_words, limit, training)
 
     def begin_step(self, progress: Progress) -> None:
@@ -122,14 +129,19 @@ class RetrievalTask(Task):
         assert self.twin is not None and self.queue is not None, "training needs RetrievalTask(..., training=True)"
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
         ids, mask, index = batch.text.ids, batch.text.mask, batch.image_index
+        if len(index) > self.settings.queue_size:
+            raise UsageError(
+                f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
+                " enlarge it or take a smaller batch"
+            )
         vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
         with torch.no_grad():
             twin = self.twin.model
-            vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images)).float()
-            text_m = twin.contrastive.text_features(twin.encode_text(ids, mask)).float()
+            vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images))
+            text_m = twin.contrastive.text_features(twin.encode_text(ids, mask))
         self._pending = (vision_m, text_m, index)
-        vision_f = self.model.contrastive.vision_features(vision).float()
-        text_f = self.model.contrastive.text_features(text).float()
+        vision_f = self.model.contrastive.vision_features(vision)
+        text_f = self.model.contrastive.text_features(text)
         # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
         with torch.autocast(vision.device.type, enabled=False):
             temperature = self.model.contrastive.temperature
@@ -179,8 +191,8 @@ class RetrievalTask(Task):
             assert batch.images is not None and batch.text is not None and batch.targets_per_item is not None
             tokens, words = self.model.encode_images(batch.images), self.model.encode_text(batch.text.ids, batch.text.mask)
             vision.append(tokens)
-            vision_f.append(self.model.contrastive.vision_features(tokens).float())
-            text_f.append(self.model.contrastive.text_features(words).float())
+            vision_f.append(self.model.contrastive.vision_features(tokens))
+            text_f.append(self.model.contrastive.text_features(words))
             text += words.unbind(0)
             masks += batch.text.mask.unbind(0)
             samples += batch.samples

@@ -20,7 +20,7 @@ from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
-from openmplug.tasks.decoding import END, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import END, check_generation, generate, memory_of_rows, stack_images, target_log_probs
 
 
 class VQASettings(Settings):
@@ -66,13 +66,14 @@ class VQACollator:
 
     tokenizer: Tokenizer
     question_length: int
+    answer_length: int
     training: bool
 
     def __call__(self, items: list[Item]) -> Batch:
         """Stack pictures and tokenise.
 
         Raises:
-            DataError: If a sample has no question, or in training no answer.
+            DataError: If a sample has no question, or in training no answer or one longer than the model's positions.
         """
         groups = [item.sample.parts or (item.sample,) for item in items]
         samples = [sample for group in groups for sample in group]
@@ -88,9 +89,17 @@ class VQACollator:
             return batch
         answers = [answer + END for sample in samples for answer in sample.targets]
         weights = [weight for sample in samples for weight in (sample.weights or (1.0,) * len(sample.targets))]
+        targets = self.tokenizer(answers)
+        if targets.ids.shape[1] > self.answer_length:
+            longest = int(targets.mask.sum(dim=1).argmax())
+            owner = [sample for sample in samples for _ in sample.targets][longest]
+            raise DataError(
+                f"record {owner.id!r} has an answer of {targets.ids.shape[1]} tokens, the model has positions for {self.answer_length};"
+                " shorten it or raise model.max_positions"
+            )
         return replace(
             batch,
-            targets=self.tokenizer(answers),
+            targets=targets,
             target_weights=torch.tensor(weights),
             targets_per_item=torch.tensor([len(sample.targets) for sample in samples]),
         )
@@ -106,6 +115,7 @@ class VQATask(Task):
 
     def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: VQASettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
+        check_generation(model.config, settings.num_beams, settings.max_length)
         self.twin: MomentumTwin | None = None
         if training and (settings.distill or settings.distillation_alpha > 0):
             # The original never pairs its fusion twin, so it stays as it was copied.
@@ -130,8 +140,9 @@ class VQATask(Task):
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; evaluation leaves questions whole as the original does, up to the model's positions."""
-        limit = self.settings.max_question_length if training else self.model.config.max_positions
-        return VQACollator(self.tokenizer, limit, training)
+        positions = self.model.config.max_positions
+        limit = min(self.settings.max_question_length, positions) if training else positions
+        return VQACollator(self.tokenizer, limit, positions + 1, training)
 
     def begin_step(self, progress: Progress) -> None:
         """Move the twin; the original does so in every forward."""
