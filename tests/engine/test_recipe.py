@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from openmplug.engine import recipe
+from openmplug.engine import catalog, recipe
 from openmplug.engine.catalog import find_recipe, list_recipes, recipes_root
 from openmplug.engine.recipe import check_recipe, load_recipe
 from openmplug.errors import UsageError
@@ -24,7 +24,8 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "vqa").mkdir()
     (tmp_path / "vqa/_base.yaml").write_text("task: vqa\nmodel: {name: mplug-tiny}\noptim: {lr: 2e-5}\n")
     (tmp_path / "vqa/own_mplug_tiny.yaml").write_text("extends: vqa/_base.yaml\noptim: {epochs: 3}\n")
-    monkeypatch.setattr(recipe, "recipes_root", lambda: tmp_path)
+    for module in (catalog, recipe):
+        monkeypatch.setattr(module, "recipes_root", lambda: tmp_path)
     return tmp_path
 
 

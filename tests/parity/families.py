@@ -32,6 +32,11 @@ def samples(count: int) -> list[Sample]:
     return [Sample(id=str(number)) for number in range(count)]
 
 
+def caption_settings(case: Case) -> CaptionSettings:
+    """Take prompt and lengths from the case; the golden models have few positions."""
+    return CaptionSettings(**{key: case.settings[key] for key in ("prompt", "min_length", "max_length")})
+
+
 # --------------------------------------------------------------------------------------------------------------- generation
 
 
@@ -195,7 +200,7 @@ def _after_step(case: Case, twin: MomentumTwin, before: dict[str, Tensor], liste
 
 def caption(case: Case) -> None:
     """Captioning: activations, loss, gradients, generation, and the scores self-critical training differentiates."""
-    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
+    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, caption_settings(case))
     model, keymap = task.model, case.keymap(CaptioningTask.model_modules)
     case.unused("in.question_ids", "object labels; the original captioner never reads them")
     case.unused("in.question_mask", "as above")
@@ -243,7 +248,7 @@ def _self_critical(case: Case, model: MPLUG, keymap, images: Tensor) -> None:  #
 
 def video_caption(case: Case) -> None:
     """VATEX captioning: frames one after the other are the memory; the prompt loses its last word."""
-    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, CaptionSettings(prompt=case.settings["prompt"]))
+    task = CaptioningTask(case.model(CaptioningTask.model_modules), case.tokenizer, caption_settings(case))
     model, video = task.model, case.get("in.video")
     targets = Tokens(case.get("in.caption_ids"), case.mask("in.caption_mask"))
     case.same("out.frame_embeds_raw", model.vision(video.flatten(0, 1)))

@@ -7,6 +7,7 @@ import torch
 
 from openmplug.batch import Item, Sample
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
+from openmplug.errors import DataError, UsageError
 from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
 
@@ -61,3 +62,26 @@ def test_grouped_examples_equal_single_ones(name: str) -> None:
     found = loss_and_gradient(grouped, [Item(one, pictures[one.image or ""]) for one in groups])
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-7)
+
+
+def test_settings_the_model_cannot_generate_with_are_refused() -> None:
+    """At construction, not at the first evaluation."""
+    with pytest.raises(UsageError, match=r"settings.max_length=65 after 1 first tokens exceeds model.max_positions=64"):
+        build("caption", min_length=1, max_length=65)
+    with pytest.raises(UsageError, match=r"settings.num_beams=5000 exceeds the vocabulary of \d+; lower it"):
+        build("vqa", num_beams=5000)
+
+
+def test_an_answer_longer_than_the_positions_is_named() -> None:
+    """The record, not a crash inside the model."""
+    task = build("vqa")
+    sample = Sample("7", "a.png", "how many", ("two " * 80,))
+    with pytest.raises(DataError, match=r"record '7' has an answer of 82 tokens, the model has positions for 65"):
+        task.collator(training=True)([Item(sample, torch.zeros(3, 16, 16))])
+
+
+def test_a_saved_model_of_any_name_can_be_built_again() -> None:
+    """Only a recipe's short form needs a known name."""
+    task = build("vqa")
+    dumped = {**task.model.config.model_dump(mode="json"), "name": "my-model"}
+    assert build_task("vqa", dumped, task.tokenizer, {}).model.config.name == "my-model"

@@ -335,9 +335,8 @@ def test_a_queue_of_another_size_is_refused() -> None:
 
 def test_a_batch_longer_than_the_queue_is_refused() -> None:
     task = task_with(queue_size=4)
-    task(training_batch(task, several_captions()))
-    with pytest.raises(ValueError, match="a batch of 9 does not fit into a queue of 4; enlarge queue_size"):
-        task.end_step()
+    with pytest.raises(UsageError, match=r"a batch of 9 does not fit into settings.queue_size=4; enlarge it or take a smaller batch"):
+        task(training_batch(task, several_captions()))
 
 
 @pytest.mark.parametrize("settings", [{"queue_size": 0}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": 0}, {"temp": 0.07}])

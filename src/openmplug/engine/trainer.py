@@ -158,7 +158,8 @@ class Trainer:
             done = self.place.epoch * self.per_epoch + self.place.iteration
             with self._signal.caught(), self.display.bar("train", self.optim.epochs * self.per_epoch, done) as self._advance:
                 self._validate_if_due()  # a run that was killed while validating
-                stopped = self._stop_reason()  # a run that had reached its last step takes no further one when resumed
+                # A run that had reached its last step takes no further one when it is resumed.
+                stopped = self._stop_reason() if self.place.step else None
                 while stopped is None and self.place.epoch < self.optim.epochs:
                     stopped = self._epoch()
             if self.loop.curves:
