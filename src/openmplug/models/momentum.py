@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 
 import torch
@@ -36,7 +35,7 @@ class MomentumTwin(nn.Module):
     def copy_from(self, model: MPLUG) -> None:
         """Make the twin equal to the student, unpaired modules too."""
         for name, child in self.model.named_children():
-            child.load_state_dict(copy.deepcopy(getattr(model, name).state_dict()))
+            child.load_state_dict(getattr(model, name).state_dict())
 
     @torch.no_grad()
     def update(self, model: MPLUG) -> None:

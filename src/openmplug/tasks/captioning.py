@@ -10,13 +10,14 @@ from pydantic import Field, model_validator
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
+from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
-from openmplug.tasks.decoding import END, check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
 
 
 class CaptionSettings(Settings):
@@ -70,7 +71,7 @@ class CaptionCollator:
             if not sample.targets:
                 raise DataError(f"record {sample.id!r} has no caption; training needs one for every picture")
         # No space between prompt and caption: the original's concatenation.
-        texts = [self.prompt + caption.lower() + END for sample in samples for caption in sample.targets]
+        texts = [target_text(caption.lower(), self.prompt) for sample in samples for caption in sample.targets]
         counts = torch.tensor([len(sample.targets) for sample in samples])
         return replace(batch, targets=self.tokenizer(texts, max_length=self.max_text_length), targets_per_item=counts)
 

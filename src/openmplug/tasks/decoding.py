@@ -16,8 +16,6 @@ from openmplug.models.generation import Hypothesis, beam_search
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.objectives.language import IGNORE
 
-END = "[SEP]"
-
 
 def stack_images(items: Sequence[Item]) -> Tensor:
     """Stack the pixels of items to (B, C, H, W)."""

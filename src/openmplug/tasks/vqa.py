@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
+from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
@@ -20,7 +21,7 @@ from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
-from openmplug.tasks.decoding import END, check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
 
 
 class VQASettings(Settings):
@@ -87,7 +88,7 @@ class VQACollator:
         batch = Batch(samples, images=stack_images(items), text=questions, samples_per_image=counts)
         if not self.training:
             return batch
-        answers = [answer + END for sample in samples for answer in sample.targets]
+        answers = [target_text(answer) for sample in samples for answer in sample.targets]
         weights = [weight for sample in samples for weight in (sample.weights or (1.0,) * len(sample.targets))]
         targets = self.tokenizer(answers)
         if targets.ids.shape[1] > self.answer_length:
@@ -188,7 +189,7 @@ class VQATask(Task):
         answers = self.settings.answers
         if not answers:
             raise DataError("settings.inference is 'rank' but there are no answers to rank; give settings.answers")
-        tokens = self.tokenizer([answer + END for answer in answers]).to(memory.layers[0].keys.device)
+        tokens = self.tokenizer([target_text(answer) for answer in answers]).to(memory.layers[0].keys.device)
         ranking = rank_answers(self.model.decoder, memory, tokens.ids, tokens.mask, k=min(self.settings.k_test, len(answers)))
         best, probability = ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist()
         return [_prediction(sample, answers[i], p) for sample, i, p in zip(batch.samples, best, probability, strict=True)]
