@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from openmplug.models.layers import BERT_NORM_EPS, KeyValueCache, KeyValues, PostNormCrossBlock
 from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
+from openmplug.models.packing import Linear, PackedLinear
 from openmplug.models.text import TextEmbeddings, init_bert
 
 
@@ -54,13 +55,14 @@ class LanguageHead(nn.Module):
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
-        self.transform = nn.Linear(width, width)
+        self.transform = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.packed_words = PackedLinear()
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """Compute logits (..., vocab) of states (..., D) with the word table (vocab, D)."""
-        return F.linear(self.norm(F.gelu(self.transform(x))), words, self.bias)
+        return self.packed_words(self.norm(F.gelu(self.transform(x))), words, self.bias)
 
 
 class TextDecoder(nn.Module):
@@ -100,6 +102,13 @@ class TextDecoder(nn.Module):
         assert isinstance(block, PostNormCrossBlock)
         return block
 
+    def pack(self) -> None:
+        """Pack the weights that every step reads, where that pays (fp32 on a CPU); they take their size in memory once more."""
+        for index in range(len(self.layers)):
+            self._block(index).pack()
+        self.head.transform.pack()
+        self.head.packed_words.pack(self.embeddings.words.weight)
+
     def hidden(self, ids: Tensor, mask: Tensor, memory: DecoderMemory) -> Tensor:
         """Compute the states (R, T, D) of whole texts, each token seeing the ones before it."""
         x, visible = self.embeddings(ids), causal_padding_mask(mask)
@@ -117,6 +126,8 @@ class TextDecoder(nn.Module):
 
     def start(self, memory: DecoderMemory, rows: int, max_length: int) -> DecoderState:
         """Begin decoding ``rows`` sequences of at most ``max_length`` tokens."""
+        if not torch.is_grad_enabled():
+            self.pack()
         return DecoderState(memory, rows, max_length)
 
     def step(self, ids: Tensor, state: DecoderState) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openmplug.models.packing import Linear
+
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
 
@@ -108,10 +110,15 @@ class Attention(nn.Module):
             raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(context_width or width, width)
-        self.value = nn.Linear(context_width or width, width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(context_width or width, width)
+        self.value = Linear(context_width or width, width)
+        self.output = Linear(width, width)
+
+    def pack(self) -> None:
+        """Pack what a decoding step with projected keys and values multiplies with: queries and output."""
+        self.query.pack()
+        self.output.pack()
 
     def project(self, context: Tensor) -> KeyValues:
         """Compute the keys and values of a context (B, S, D)."""
@@ -154,8 +161,8 @@ class PostNormFeedForward(nn.Module):
 
     def __init__(self, width: int, intermediate: int, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, intermediate)
-        self.contract = nn.Linear(intermediate, width)
+        self.expand = Linear(width, intermediate)
+        self.contract = Linear(intermediate, width)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
 
@@ -186,6 +193,16 @@ class PostNormCrossBlock(nn.Module):
         self.self_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.cross_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.feed_forward = PostNormFeedForward(width, intermediate, dropout)
+
+    def pack(self) -> None:
+        """Pack the weights that every decoding step reads; see ``models.packing``."""
+        own = self.self_attention.attention
+        own.pack()
+        own.key.pack()
+        own.value.pack()
+        self.cross_attention.attention.pack()
+        self.feed_forward.expand.pack()
+        self.feed_forward.contract.pack()
 
     def forward(
         self,

@@ -30,7 +30,9 @@ class RetrievalSettings(Settings):
     """Settings of retrieval; defaults are the released recipe's.
 
     Args:
-        queue_size: Features kept from earlier batches, per modality.
+        queue_size: Features kept from earlier batches, per modality. 0 means no queue and no twin: the pictures and texts of a batch
+            are contrasted with each other and both sides get the gradient, as in CLIP. Small data from scratch wants that: there
+            the features move too fast for a queue of old ones.
         momentum: Of the twin (the original uses 0.995 whatever its configuration says).
         alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
         k_test: Candidates that the matching head ranks.
@@ -39,7 +41,7 @@ class RetrievalSettings(Settings):
         temperature_range: Keep the learned temperature inside; None leaves it free, as the original's fine-tuning does.
     """
 
-    queue_size: int = Field(default=65536, ge=1)
+    queue_size: int = Field(default=65536, ge=0)
     momentum: float = Field(default=0.995, ge=0, lt=1)
     alpha: float = Field(default=0.4, ge=0, le=1)
     k_test: int = Field(default=256, ge=1)
@@ -48,7 +50,9 @@ class RetrievalSettings(Settings):
     temperature_range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
-    def _range(self) -> RetrievalSettings:
+    def _fits_together(self) -> RetrievalSettings:
+        if self.queue_size == 0 and self.alpha > 0:
+            raise ValueError(f"alpha {self.alpha} needs the momentum twin, which queue_size 0 leaves out; set alpha to 0 or keep a queue")
         if self.temperature_range is not None and not 0 < self.temperature_range[0] <= self.temperature_range[1]:
             raise ValueError(f"temperature_range {list(self.temperature_range)} is no range; expected 0 < low <= high")
         return self
@@ -95,7 +99,7 @@ class RetrievalTask(Task):
         self.queue: FeatureQueue | None = None
         self._alpha = settings.alpha
         self._pending: tuple[Tensor, Tensor, Tensor] | None = None
-        if training:
+        if training and settings.queue_size > 0:
             self.twin = MomentumTwin(model, paired=("vision", "text", "contrastive"), momentum=settings.momentum)
             self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
 
@@ -126,38 +130,57 @@ class RetrievalTask(Task):
 
     def forward(self, batch: Batch) -> Losses:
         """Compute contrastive plus matching loss."""
-        assert self.twin is not None and self.queue is not None, "training needs RetrievalTask(..., training=True)"
+        assert self.queue is not None or self.settings.queue_size == 0, "training needs RetrievalTask(..., training=True)"
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
         ids, mask, index = batch.text.ids, batch.text.mask, batch.image_index
-        if len(index) > self.settings.queue_size:
-            raise UsageError(
-                f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
-                " enlarge it or take a smaller batch"
-            )
         vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
-        with torch.no_grad():
-            twin = self.twin.model
-            vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images))
-            text_m = twin.contrastive.text_features(twin.encode_text(ids, mask))
-        self._pending = (vision_m, text_m, index)
         vision_f = self.model.contrastive.vision_features(vision)
         text_f = self.model.contrastive.text_features(text)
+        if self.twin is not None:
+            with torch.no_grad():
+                twin = self.twin.model
+                vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images))
+                text_m = twin.contrastive.text_features(twin.encode_text(ids, mask))
+            self._pending = (vision_m, text_m, index)
         # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
         with torch.autocast(vision.device.type, enabled=False):
-            temperature = self.model.contrastive.temperature
-            all_text = torch.cat([text_m, self.queue.text]).T  # (E, B + Q)
-            all_vision = torch.cat([vision_m, self.queue.vision]).T
-            i2t, t2i = vision_f @ all_text / temperature, text_f @ all_vision / temperature
-            targets_i2t = targets_t2i = positive_targets(index, self.queue.index)
-            if self._alpha > 0:
-                with torch.no_grad():
-                    targets_i2t = soft_targets(vision_m @ all_text / temperature, targets_i2t, self._alpha)
-                    targets_t2i = soft_targets(text_m @ all_vision / temperature, targets_t2i, self._alpha)
+            if self._pending is None:
+                i2t = vision_f @ text_f.T / self.model.contrastive.temperature  # (B, B)
+                t2i, targets_i2t = i2t.T, positive_targets(index, index[:0])
+                targets_t2i = targets_i2t
+            else:
+                i2t, t2i, targets_i2t, targets_t2i = self._against_queue(vision_f, text_f, *self._pending)
             contrastive = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
         size = len(index)
         negatives = sample_negatives(negative_weights(i2t[:, :size].detach(), t2i[:, :size].detach(), index))
         matching = matching_loss(self.matching_logits(vision, text, mask, negatives))
         return Losses(contrastive + matching, {"itc": contrastive.detach(), "itm": matching.detach()})
+
+    def _against_queue(
+        self, vision_f: Tensor, text_f: Tensor, vision_m: Tensor, text_m: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Contrast features (B, E) with the twin's of the same batch, (B, E), and of earlier ones.
+
+        Returns:
+            Similarities and targets, picture to text, then text to picture; each (B, B + Q).
+        """
+        assert self.queue is not None
+        if len(index) > self.settings.queue_size:
+            raise UsageError(
+                f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
+                " enlarge it or take a smaller batch"
+            )
+        temperature = self.model.contrastive.temperature
+        all_text = torch.cat([text_m, self.queue.text]).T  # (E, B + Q)
+        all_vision = torch.cat([vision_m, self.queue.vision]).T
+        i2t, t2i = vision_f @ all_text / temperature, text_f @ all_vision / temperature
+        targets = positive_targets(index, self.queue.index)
+        if self._alpha == 0:
+            return i2t, t2i, targets, targets
+        with torch.no_grad():
+            targets_i2t = soft_targets(vision_m @ all_text / temperature, targets, self._alpha)
+            targets_t2i = soft_targets(text_m @ all_vision / temperature, targets, self._alpha)
+        return i2t, t2i, targets_i2t, targets_t2i
 
     def matching_logits(self, vision: Tensor, text: Tensor, mask: Tensor, negatives: Negatives) -> Tensor:
         """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2).
