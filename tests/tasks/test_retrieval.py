@@ -339,10 +339,33 @@ def test_a_batch_longer_than_the_queue_is_refused() -> None:
         task(training_batch(task, several_captions()))
 
 
-@pytest.mark.parametrize("settings", [{"queue_size": 0}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": 0}, {"temp": 0.07}])
+@pytest.mark.parametrize(
+    "settings", [{"queue_size": -1}, {"queue_size": 0, "alpha": 0.1}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": 0}, {"temp": 0.07}]
+)
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
         task_with(**settings)
+
+
+def test_without_a_queue_the_batch_is_contrasted_with_itself_and_both_sides_learn() -> None:
+    task = task_with(queue_size=0, alpha=0.0)
+    assert task.twin is None and task.queue is None and task.training_state() == {}
+    batch = training_batch(task, several_captions())
+    assert batch.images is not None and batch.text is not None and batch.image_index is not None
+    task.begin_step(Progress())
+    found = task(batch).parts["itc"]
+    task.end_step()
+    vision = task.model.contrastive.vision_features(task.model.encode_images(batch.images)).detach()
+    text = task.model.contrastive.text_features(task.model.encode_text(batch.text.ids, batch.text.mask)).detach()
+    expected = 0.0
+    for mine, others in ((vision, text), (text, vision)):
+        for row in range(len(mine)):
+            same = (batch.image_index == batch.image_index[row]).float()
+            log_probs = (others @ mine[row] / task.model.contrastive.temperature.detach()).log_softmax(dim=0)
+            expected -= float(same / same.sum() @ log_probs) / len(mine) / 2
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    task(batch).total.backward()
+    assert not [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_training_without_twin_and_queue_is_our_own_mistake() -> None:
