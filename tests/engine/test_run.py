@@ -181,6 +181,32 @@ def test_starting_from_other_weights(trained: Path, data: Path, tmp_path: Path) 
     assert (tmp_path / "checkpoint-last/vocab.txt").read_text() == (trained / "checkpoint-best/vocab.txt").read_text()
 
 
+def test_starting_from_two_tasks_takes_each_part_where_it_is(trained: Path, data: Path, tmp_path: Path) -> None:
+    train(recipe(data, "caption", init_from=str(trained), optim__epochs=1, run__max_steps=1), tmp_path / "caption", quiet=True)
+    small = {"optim__epochs": 1, "run__max_steps": 1, "optim__lr": 1e-9, "optim__vision_lr": 1e-9}
+    config = recipe(data, "retrieval", init_from=str(tmp_path / "caption"), run__max_steps=1)
+    train(config, tmp_path / "retrieval", quiet=True)
+    config = recipe(data, "vqa", init_from=[str(tmp_path / "retrieval"), str(tmp_path / "caption")], **small)
+    train(config, tmp_path / "vqa", quiet=True)
+    found, retrieval, caption = (
+        load_file(tmp_path / name / "checkpoint-last" / "model.safetensors") for name in ("vqa", "retrieval", "caption")
+    )
+    assert {key.split(".")[0] for key in found} == {"vision", "text", "fusion", "decoder"}
+    for key, value in found.items():
+        source = caption if key.startswith("decoder.") else retrieval
+        torch.testing.assert_close(value, source[key], atol=1e-6, rtol=0)
+    assert not torch.equal(retrieval["vision.patches.weight"], caption["vision.patches.weight"])
+
+
+def test_weights_of_another_vocabulary_are_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    train(recipe(data, "caption", tokenizer__size=200, run__max_steps=1), tmp_path / "other", quiet=True)
+    vocabulary = (tmp_path / "other/checkpoint-last/vocab.txt").read_text()
+    assert vocabulary != (trained / "checkpoint-best/vocab.txt").read_text()
+    config = recipe(data, "retrieval", init_from=[str(trained), str(tmp_path / "other")])
+    with pytest.raises(ModelError, match="is not the run's; start from weights of one vocabulary"):
+        train(config, tmp_path / "new", quiet=True)
+
+
 # ----------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -302,22 +302,30 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             value.copy_(file.get_tensor(name))
 
 
-def load_shared(folder: Path, model: nn.Module) -> list[str]:
+def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None) -> list[str]:
     """Load the weights that a folder and a model share; used to start one task from another's weights.
 
     A part of the model (first name of the key) is loaded whole or not at all.
 
+    Args:
+        folder: Where the weights are.
+        model: What they are written into.
+        wanted_parts: Parts that may be loaded; None = all.
+
     Returns:
-        The parts of the model that the folder does not have, sorted; they keep their own initialization.
+        The wanted parts that the folder does not have, sorted; they are left as they are.
 
     Raises:
-        ModelError: If the file is damaged, shares nothing with the model, or has a shared part that does not fit.
+        ModelError: If the file is damaged, shares nothing wanted with the model, or has a shared part that does not fit.
     """
     path = Path(folder) / WEIGHTS
     found, state = read_shapes(path), model.state_dict()
-    parts = {name.split(".")[0] for name in found} & {name.split(".")[0] for name in state}
+    needed = {name.split(".")[0] for name in state}
+    if wanted_parts is not None:
+        needed &= set(wanted_parts)
+    parts = {name.split(".")[0] for name in found} & needed
     if not parts:
-        raise ModelError(f"checkpoint '{path}' shares no part with the model; give weights of the same architecture")
+        raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))}; give weights of the same architecture")
     wanted = {name: value for name, value in state.items() if name.split(".")[0] in parts}
     check_keys(
         {name: shape for name, shape in found.items() if name.split(".")[0] in parts},
@@ -327,7 +335,7 @@ def load_shared(folder: Path, model: nn.Module) -> list[str]:
     with open_tensors(path) as file, torch.no_grad():
         for name, value in wanted.items():
             value.copy_(file.get_tensor(name))
-    return sorted({name.split(".")[0] for name in state} - parts)
+    return sorted(needed - parts)
 
 
 def model_hash(folder: Path) -> str:

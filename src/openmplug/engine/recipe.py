@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from openmplug.config import Settings, apply_overrides, did_you_mean, load_tree, validate
 from openmplug.data.loading import DataSettings
@@ -71,7 +71,8 @@ class RunConfig(Settings):
         description: One line for ``openmplug recipes``.
         model: ``name`` (``mplug-tiny`` and so on) and fields of ``MPLUGConfig`` that differ; ``vocab_size`` is set from the tokenizer.
         settings: The task's own settings.
-        init_from: A folder of weights to start from; modules it shares with the model are loaded, the others are listed.
+        init_from: Folders of weights to start from (one, or several in order). Each module comes from the first folder that has it;
+            modules that none has are new and listed.
         paper: The published number, for the reader; nothing is computed from it.
         seed: Of everything random in the run.
     """
@@ -85,9 +86,16 @@ class RunConfig(Settings):
     optim: OptimSettings = Field(default_factory=OptimSettings)
     run: LoopSettings = LoopSettings()
     settings: dict[str, Any] = Field(default_factory=dict)
-    init_from: Path | None = None
+    init_from: tuple[Path, ...] = ()
     paper: dict[str, Any] | None = None
     seed: int = Field(0, ge=0)
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str | Path) else value
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:

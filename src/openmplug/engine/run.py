@@ -185,8 +185,8 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
     """Take the vocabulary of the recipe, of the weights to start from, or of the training texts, in this order."""
     if config.tokenizer.vocab is not None:
         return Tokenizer.from_vocab_file(config.tokenizer.vocab.expanduser())
-    if config.init_from is not None:
-        return Tokenizer.from_vocab_file(find_model(config.init_from) / VOCABULARY)
+    if config.init_from:
+        return Tokenizer.from_vocab_file(find_model(config.init_from[0]) / VOCABULARY)
 
     def texts() -> Iterator[str]:
         for sample in samples:
@@ -203,14 +203,33 @@ def _new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> Task
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     task = build_task(config.task, config.model, tokenizer, config.settings, training=True)
-    if config.init_from is not None:
-        folder = find_model(config.init_from)
-        own = load_shared(folder, task.model)
-        display.say(f"starting from the weights in '{folder}'" + (f"; not there, so new: {', '.join(own)}" if own else ""))
+    if config.init_from:
+        missing = _load_parts(task, config.init_from, tokenizer, display)
+        if missing:
+            display.say(f"{', '.join(missing)}: new, no weights were given")
         twin = getattr(task, "twin", None)
         if twin is not None:
             twin.copy_from(task.model)
     return task
+
+
+def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, display: Display) -> list[str]:
+    """Load each part of the model from the first folder that has it and return the parts that none has.
+
+    Raises:
+        ModelError: If a folder's vocabulary is another one, or a part does not fit.
+    """
+    missing = sorted({name.split(".")[0] for name in task.model.state_dict()})
+    for folder in map(find_model, folders):
+        if Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
+            raise ModelError(
+                f"the vocabulary of '{folder}' is not the run's; start from weights of one vocabulary, or leave out tokenizer.vocab"
+            )
+        before, missing = missing, load_shared(folder, task.model, missing)
+        display.say(f"{', '.join(part for part in before if part not in missing)}: from '{folder}'")
+        if not missing:
+            break
+    return missing
 
 
 def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
