@@ -52,6 +52,17 @@ def test_training_without_chance_equals_evaluation(photo: Image.Image) -> None:
     assert torch.allclose(flipped.flip(2), EvalTransform(settings)(photo), atol=0.05)
 
 
+def test_grayscale_takes_the_colours_of_the_given_part_of_the_pictures(photo: Image.Image) -> None:
+    settings = ImageSettings(size=40, randaugment_ops=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), grayscale=0.3)
+    grey = 0
+    for seed in range(300):
+        pixels = TrainTransform(settings)(photo, random.Random(seed))
+        grey += bool((pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all())
+    assert 60 < grey < 120
+    without = settings.model_copy(update={"grayscale": 0.0})
+    assert not any(torch.equal(*TrainTransform(without)(photo, random.Random(seed))[:2]) for seed in range(20))
+
+
 @pytest.mark.parametrize("size", [(160, 120), (50, 200), (7, 7)])
 def test_crops_keep_to_their_ranges(size: tuple[int, int]) -> None:
     rng = random.Random(0)

@@ -15,12 +15,12 @@ from openmplug.cli.options import Debug, Device, Json, Overrides, Seed
 from openmplug.cli.train import exit_if_interrupted
 from openmplug.errors import UsageError
 
-# Task -> (what it learns, its metric, how that is shown). Captions come first: the others start from their weights, as mPLUG's
-# fine-tuning starts from pre-training on captions.
+# Task -> (what it learns, its metric, how that is shown). Each starts from the weights of those before it, as mPLUG's fine-tuning
+# starts from pre-training: captions teach the tower and the decoder, matching teaches the text encoder and the fusion.
 PARTS = {
     "caption": ("to describe pictures", "cider", "captions against right ones, CIDEr"),
-    "vqa": ("to answer questions", "exact_match", "questions answered rightly"),
     "retrieval": ("to find pictures by text", "img_r10", "right picture among the first 10 of {dev_images}"),
+    "vqa": ("to answer questions", "exact_match", "questions answered rightly"),
 }
 
 
@@ -54,7 +54,8 @@ def quickstart(
     common += [f"seed={seed}"] if seed is not None else []
     results: dict[str, dict[str, Any]] = {}
     for number, (task, (purpose, metric, _)) in enumerate(PARTS.items(), start=1):
-        start = [f"init_from={output / 'caption'}"] if task != "caption" else []
+        earlier = [str(output / other) for other in list(PARTS)[: number - 1]]
+        start = [f"init_from={json.dumps(earlier[::-1])}"] if earlier else []
         recipe, given = f"{task}/shapes_mplug_tiny", [*start, *common, f"data.root={data / task}"]
         screen.note(f"Model {number} of {len(PARTS)} learns {purpose}.")
         config = load_recipe(recipe, given)

@@ -41,6 +41,8 @@ class ImageSettings(Settings):
         randaugment_ops: Operations drawn per training picture (with replacement); each is then carried out with probability 0.5.
         randaugment_magnitude: Their strength, 0 to 10.
         colour_ops: False leaves out AutoContrast, Equalize and Brightness, for tasks that ask for colours.
+        grayscale: Probability that a training picture loses its colours. A tower trained from scratch on questions about colours
+            learns nothing else unless it sometimes has to.
         mean: Per channel (red, green, blue), of values 0 to 1.
         std: Per channel, likewise.
     """
@@ -52,6 +54,7 @@ class ImageSettings(Settings):
     randaugment_ops: int = Field(2, ge=0)
     randaugment_magnitude: float = Field(7, ge=0, le=10)
     colour_ops: bool = True
+    grayscale: float = Field(0.0, ge=0, le=1)
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[_Positive, _Positive, _Positive] = CLIP_STD
 
@@ -94,7 +97,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Random crop resized to a square, random flip, RandAugment, normalise."""
+    """Random crop resized to a square, random flip, random loss of colours, RandAugment, normalise."""
 
     def __init__(self, settings: ImageSettings) -> None:
         self.settings = settings
@@ -108,6 +111,8 @@ class TrainTransform:
         image = image.crop(box).resize((settings.size, settings.size), Image.Resampling.BICUBIC)
         if rng.random() < settings.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if settings.grayscale > 0 and rng.random() < settings.grayscale:
+            image = image.convert("L").convert("RGB")
         return self._normalise(self._augment(image, rng))
 
 
