@@ -12,13 +12,13 @@ from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_
 
 
 def test_everything_of_the_same_picture_shares_the_target() -> None:
-    targets = positive_targets(torch.tensor([7, 8, 7]), torch.tensor([-100, 7, 9]))
+    targets = positive_targets(torch.tensor([7, 8, 7]), torch.tensor([7, 8, 7, -100, 7, 9]))
     third = 1 / 3
     torch.testing.assert_close(targets, torch.tensor([[third, 0, third, 0, third, 0], [0, 1, 0, 0, 0, 0], [third, 0, third, 0, third, 0]]))
 
 
 def test_an_empty_queue_s_entries_are_nobody_s_positives() -> None:
-    targets = positive_targets(torch.tensor([0, 1]), torch.full((3,), -100))
+    targets = positive_targets(torch.tensor([0, 1]), torch.tensor([0, 1, -100, -100, -100]))
     assert torch.equal(targets, torch.eye(2, 5))
 
 
@@ -30,7 +30,7 @@ def test_soft_targets_by_hand() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, torch.tensor(0.7)])
 def test_soft_targets_are_distributions(alpha: torch.Tensor | float) -> None:
-    targets = soft_targets(torch.randn(4, 9), positive_targets(torch.arange(4), torch.arange(5)), alpha)
+    targets = soft_targets(torch.randn(4, 9), positive_targets(torch.arange(4), torch.cat([torch.arange(4), torch.arange(5)])), alpha)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
 
 

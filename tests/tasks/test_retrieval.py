@@ -368,6 +368,41 @@ def test_without_a_queue_the_batch_is_contrasted_with_itself_and_both_sides_lear
     assert not [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
+@pytest.mark.parametrize("queue_size", [0, 12])
+def test_captions_learned_together_have_the_contrastive_loss_of_pairs_that_share_pictures(queue_size: int) -> None:
+    together = task_with(queue_size=queue_size, alpha=0.0, captions_per_example=2)
+    if together.twin is not None:
+        together.twin.copy_from(together.model)
+    examples = together.examples(several_captions())
+    assert [len(one.parts) for one in examples] == [2, 1, 2, 1, 1, 2]
+    batch = together.collator(True)(items(examples))
+    assert batch.images is not None and batch.text is not None and batch.image_index is not None and batch.samples_per_image is not None
+    assert len(batch.images) == 6 and batch.image_index.tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4] == [
+        one.image_index for one in batch.samples
+    ]
+    assert batch.samples_per_image.tolist() == [2, 1, 2, 1, 1, 2]
+    # Picture 2 stands in two examples: its features are equal, so it counts twice among the pictures and the texts share it.
+    found = together(batch).parts["itc"]
+    vision = together.model.contrastive.vision_features(together.model.encode_images(batch.images)).detach()
+    text = together.model.contrastive.text_features(together.model.encode_text(batch.text.ids, batch.text.mask)).detach()
+    pictures, index = torch.tensor([0, 1, 2, 2, 3, 4]), batch.image_index
+    keys_v, keys_t, number_v, number_t = vision, text, pictures, index
+    if together.queue is not None:  # the twin's features are the student's
+        keys_v, keys_t = torch.cat([vision, together.queue.vision]), torch.cat([text, together.queue.text])
+        number_v, number_t = torch.cat([pictures, together.queue.index]), torch.cat([index, together.queue.index])
+    expected = 0.0
+    for mine, numbers, keys, own in ((vision, pictures, keys_t, number_t), (text, index, keys_v, number_v)):
+        for row in range(len(mine)):
+            same = (own == numbers[row]).float()
+            log_probs = (keys @ mine[row] / together.model.contrastive.temperature.detach()).log_softmax(dim=0)
+            expected -= float(same / same.sum() @ log_probs) / len(mine) / 2
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    together.end_step()
+    if together.queue is not None:
+        assert together.queue.index.tolist()[:9] == index.tolist()
+        torch.testing.assert_close(together.queue.vision[:9], vision.repeat_interleave(batch.samples_per_image, dim=0))
+
+
 def test_training_without_twin_and_queue_is_our_own_mistake() -> None:
     task = task_with(training=False)
     with pytest.raises(AssertionError, match=r"training needs RetrievalTask\(..., training=True\)"):

@@ -1,22 +1,29 @@
 """Image-text contrastive learning with a queue and soft targets.
 
-Shapes: features (B, E) unit rows, queue (Q, E), index (B,) and queue index (Q,) numbers of the pictures.
+Shapes: features (B, E) unit rows, index (B,) numbers of the pictures; equal numbers are positives of each other.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
-def positive_targets(index: Tensor, queue_index: Tensor) -> Tensor:
-    """Share one unit of probability among everything that shows the same picture, (B, B + Q).
+def positive_targets(index: Tensor, candidates: Tensor) -> Tensor:
+    """Share one unit of probability among the candidates that show the same picture.
+
+    Args:
+        index: Numbers of the pictures, (B,).
+        candidates: Numbers of the candidates' pictures, (N,); each row's own number is among them.
+
+    Returns:
+        (B, N), rows sum to one.
 
     Example:
-        >>> positive_targets(torch.tensor([7, 8, 7]), torch.tensor([-100, 8])).tolist()[0]
+        >>> import torch
+        >>> positive_targets(torch.tensor([7, 8]), torch.tensor([7, 8, 7, -100, 8])).tolist()[0]
         [0.5, 0.0, 0.5, 0.0, 0.0]
     """
-    same = (index[:, None] == torch.cat([index, queue_index])[None]).float()
+    same = (index[:, None] == candidates[None]).float()
     return same / same.sum(dim=1, keepdim=True)
 
 

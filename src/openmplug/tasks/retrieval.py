@@ -35,6 +35,8 @@ class RetrievalSettings(Settings):
             the features move too fast for a queue of old ones.
         momentum: Of the twin (the original uses 0.995 whatever its configuration says).
         alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
+        captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
+            augmented and encoded once for all of them; one of them, drawn at random, also learns to match. The batch counts pictures.
         k_test: Candidates that the matching head ranks.
         max_words: Words kept of a caption.
         max_text_length: Tokens of a caption in evaluation, [CLS] included.
@@ -44,6 +46,7 @@ class RetrievalSettings(Settings):
     queue_size: int = Field(default=65536, ge=0)
     momentum: float = Field(default=0.995, ge=0, lt=1)
     alpha: float = Field(default=0.4, ge=0, le=1)
+    captions_per_example: int = Field(default=1, ge=1)
     k_test: int = Field(default=256, ge=1)
     max_words: int = Field(default=30, ge=1)
     max_text_length: int = Field(default=30, ge=2)
@@ -60,7 +63,7 @@ class RetrievalSettings(Settings):
 
 @dataclass(frozen=True)
 class RetrievalCollator:
-    """Items to a batch: in training one caption per picture, in evaluation all captions of each, one after the other."""
+    """Items to a batch: in training each example's captions, in evaluation all captions of each picture, one after the other."""
 
     tokenizer: Tokenizer
     max_words: int
@@ -74,15 +77,39 @@ class RetrievalCollator:
             DataError: If a sample has no caption.
         """
         samples = [item.sample for item in items]
-        captions = [((sample.text,) if sample.text else ()) if self.training else sample.references for sample in samples]
+        captions = [_captions(sample) if self.training else sample.references for sample in samples]
         for sample, texts in zip(samples, captions, strict=True):
             if not texts:
                 raise DataError(f"record {sample.id!r} has no caption; retrieval needs at least one for every picture")
         words = [clean_caption(text, self.max_words) for texts in captions for text in texts]
         batch = Batch(samples, images=stack_images(items), text=self.tokenizer(words, max_length=self.max_text_length))
-        if self.training:
-            return replace(batch, image_index=torch.tensor([sample.image_index for sample in samples]))
-        return replace(batch, targets_per_item=torch.tensor([len(texts) for texts in captions]))
+        counts = torch.tensor([len(texts) for texts in captions])
+        if not self.training:
+            return replace(batch, targets_per_item=counts)
+        index = torch.tensor([sample.image_index for sample in samples]).repeat_interleave(counts)
+        if len(index) == len(samples):
+            return replace(batch, image_index=index)
+        parts = [part for sample in samples for part in sample.parts or (sample,)]
+        return replace(batch, samples=parts, image_index=index, samples_per_image=counts)
+
+
+def _captions(sample: Sample) -> tuple[str, ...]:
+    if sample.parts:
+        return tuple(part.text for part in sample.parts if part.text)
+    return (sample.text,) if sample.text else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a batch's pictures and texts are contrasted with; the batch's own come first.
+
+    Shapes: vision (K, E), text (N, E), and the numbers of their pictures (K,) and (N,).
+    """
+
+    vision: Tensor
+    text: Tensor
+    vision_index: Tensor
+    text_index: Tensor
 
 
 class RetrievalTask(Task):
@@ -104,8 +131,15 @@ class RetrievalTask(Task):
             self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Make one example of each caption."""
-        return [replace(sample, text=caption) for sample in samples for caption in sample.targets]
+        """Make one example of every ``captions_per_example`` captions of a picture."""
+        step = self.settings.captions_per_example
+        if step == 1:
+            return [replace(sample, text=caption) for sample in samples for caption in sample.targets]
+        return [
+            replace(sample, text=chunk[0], parts=tuple(replace(sample, text=caption) for caption in chunk))
+            for sample in samples
+            for chunk in (sample.targets[first : first + step] for first in range(0, len(sample.targets), step))
+        ]
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; training captions are cut by words only, up to the model's positions, as in the original."""
@@ -132,55 +166,51 @@ class RetrievalTask(Task):
         """Compute contrastive plus matching loss."""
         assert self.queue is not None or self.settings.queue_size == 0, "training needs RetrievalTask(..., training=True)"
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
-        ids, mask, index = batch.text.ids, batch.text.mask, batch.image_index
-        vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
+        mask, index, counts = batch.text.mask, batch.image_index, batch.samples_per_image
+        first = None if counts is None else counts.cumsum(dim=0) - counts  # row of each picture's first text
+        pictures = index if first is None else index[first]
+        vision, text = self.model.encode_images(batch.images), self.model.encode_text(batch.text.ids, mask)
         vision_f = self.model.contrastive.vision_features(vision)
         text_f = self.model.contrastive.text_features(text)
-        if self.twin is not None:
-            with torch.no_grad():
-                twin = self.twin.model
-                vision_m = twin.contrastive.vision_features(twin.encode_images(batch.images))
-                text_m = twin.contrastive.text_features(twin.encode_text(ids, mask))
-            self._pending = (vision_m, text_m, index)
+        keys = Keys(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
         # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
         with torch.autocast(vision.device.type, enabled=False):
-            if self._pending is None:
-                i2t = vision_f @ text_f.T / self.model.contrastive.temperature  # (B, B)
-                t2i, targets_i2t = i2t.T, positive_targets(index, index[:0])
-                targets_t2i = targets_i2t
-            else:
-                i2t, t2i, targets_i2t, targets_t2i = self._against_queue(vision_f, text_f, *self._pending)
+            temperature = self.model.contrastive.temperature
+            i2t, t2i = vision_f @ keys.text.T / temperature, text_f @ keys.vision.T / temperature
+            targets_i2t, targets_t2i = positive_targets(pictures, keys.text_index), positive_targets(index, keys.vision_index)
+            if self._alpha > 0:
+                with torch.no_grad():
+                    vision_m, text_m = keys.vision[: len(pictures)], keys.text[: len(index)]
+                    targets_i2t = soft_targets(vision_m @ keys.text.T / temperature, targets_i2t, self._alpha)
+                    targets_t2i = soft_targets(text_m @ keys.vision.T / temperature, targets_t2i, self._alpha)
             contrastive = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
-        size = len(index)
-        negatives = sample_negatives(negative_weights(i2t[:, :size].detach(), t2i[:, :size].detach(), index))
+        i2t, t2i = i2t[:, : len(index)].detach(), t2i[:, : len(pictures)].detach()
+        if first is not None and counts is not None:
+            chosen = first + (torch.rand(len(counts), device=counts.device) * counts).long()
+            text, mask, i2t, t2i = text[chosen], mask[chosen], i2t[:, chosen], t2i[chosen]
+        negatives = sample_negatives(negative_weights(i2t, t2i, pictures))
         matching = matching_loss(self.matching_logits(vision, text, mask, negatives))
         return Losses(contrastive + matching, {"itc": contrastive.detach(), "itm": matching.detach()})
 
-    def _against_queue(
-        self, vision_f: Tensor, text_f: Tensor, vision_m: Tensor, text_m: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Contrast features (B, E) with the twin's of the same batch, (B, E), and of earlier ones.
-
-        Returns:
-            Similarities and targets, picture to text, then text to picture; each (B, B + Q).
-        """
-        assert self.queue is not None
+    @torch.no_grad()
+    def _twin_and_queue(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
+        """Encode the batch with the twin and join what the queue holds; remember what is to be written to it."""
+        assert self.twin is not None and self.queue is not None and batch.images is not None and batch.text is not None
         if len(index) > self.settings.queue_size:
             raise UsageError(
                 f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
                 " enlarge it or take a smaller batch"
             )
-        temperature = self.model.contrastive.temperature
-        all_text = torch.cat([text_m, self.queue.text]).T  # (E, B + Q)
-        all_vision = torch.cat([vision_m, self.queue.vision]).T
-        i2t, t2i = vision_f @ all_text / temperature, text_f @ all_vision / temperature
-        targets = positive_targets(index, self.queue.index)
-        if self._alpha == 0:
-            return i2t, t2i, targets, targets
-        with torch.no_grad():
-            targets_i2t = soft_targets(vision_m @ all_text / temperature, targets, self._alpha)
-            targets_t2i = soft_targets(text_m @ all_vision / temperature, targets, self._alpha)
-        return i2t, t2i, targets_i2t, targets_t2i
+        twin, counts = self.twin.model, batch.samples_per_image
+        vision = twin.contrastive.vision_features(twin.encode_images(batch.images))
+        text = twin.contrastive.text_features(twin.encode_text(batch.text.ids, batch.text.mask))
+        self._pending = (vision if counts is None else vision.repeat_interleave(counts, dim=0), text, index)
+        return Keys(
+            torch.cat([vision, self.queue.vision]),
+            torch.cat([text, self.queue.text]),
+            torch.cat([pictures, self.queue.index]),
+            torch.cat([index, self.queue.index]),
+        )
 
     def matching_logits(self, vision: Tensor, text: Tensor, mask: Tensor, negatives: Negatives) -> Tensor:
         """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2).
