@@ -50,8 +50,8 @@ def test_it_tells_what_it_does_and_found(done: tuple[Path, str, str]) -> None:
     assert "Drawing 8 pictures" in err
     assert [line for line in err.splitlines() if line.startswith("Model ")] == [
         "Model 1 of 3 learns to describe pictures.",
-        "Model 2 of 3 learns to answer questions.",
-        "Model 3 of 3 learns to find pictures by text.",
+        "Model 2 of 3 learns to find pictures by text.",
+        "Model 3 of 3 learns to answer questions.",
     ]
     assert "with the picture" in out
     assert "right picture among the first 10 of 6" in out
