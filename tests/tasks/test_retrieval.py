@@ -135,6 +135,8 @@ def test_total_is_the_sum_and_every_parameter_learns_but_the_twin() -> None:
     task = task_with()
     losses = task(training_batch(task, several_captions()))
     torch.testing.assert_close(losses.total, losses.parts["itc"] + losses.parts["itm"])
+    lighter = task_with(matching_weight=0.25)(training_batch(task, several_captions()))
+    torch.testing.assert_close(lighter.total, lighter.parts["itc"] + 0.25 * lighter.parts["itm"])
     losses.total.backward()
     assert not [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.any()]
     assert task.twin is not None and all(p.grad is None for p in task.twin.parameters())

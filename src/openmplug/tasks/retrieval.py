@@ -37,6 +37,8 @@ class RetrievalSettings(Settings):
         alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
         captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
             augmented and encoded once for all of them; one of them, drawn at random, also learns to match. The batch counts pictures.
+        matching_weight: Of the matching loss in the sum; the original's is 1. From scratch, matching stays at chance until pictures
+            and texts are aligned, and until then its gradient only disturbs the encoders.
         k_test: Candidates that the matching head ranks.
         max_words: Words kept of a caption.
         max_text_length: Tokens of a caption in evaluation, [CLS] included.
@@ -47,6 +49,7 @@ class RetrievalSettings(Settings):
     momentum: float = Field(default=0.995, ge=0, lt=1)
     alpha: float = Field(default=0.4, ge=0, le=1)
     captions_per_example: int = Field(default=1, ge=1)
+    matching_weight: float = Field(default=1.0, ge=0)
     k_test: int = Field(default=256, ge=1)
     max_words: int = Field(default=30, ge=1)
     max_text_length: int = Field(default=30, ge=2)
@@ -190,7 +193,8 @@ class RetrievalTask(Task):
             text, mask, i2t, t2i = text[chosen], mask[chosen], i2t[:, chosen], t2i[chosen]
         negatives = sample_negatives(negative_weights(i2t, t2i, pictures))
         matching = matching_loss(self.matching_logits(vision, text, mask, negatives))
-        return Losses(contrastive + matching, {"itc": contrastive.detach(), "itm": matching.detach()})
+        total = contrastive + self.settings.matching_weight * matching
+        return Losses(total, {"itc": contrastive.detach(), "itm": matching.detach()})
 
     @torch.no_grad()
     def _twin_and_queue(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
