@@ -65,6 +65,13 @@ def test_a_record_without_a_caption_is_named(training: bool) -> None:
         task_with().collator(training)(items(samples))
 
 
+def test_an_empty_caption_among_several_is_named() -> None:
+    task = task_with(captions_per_example=2)
+    examples = task.examples([replace(captions()[0], targets=("a ball", ""))])
+    with pytest.raises(DataError, match="record '0' has no caption"):
+        task.collator(True)(items(examples))
+
+
 def test_collator_can_go_to_a_worker() -> None:
     task = task_with()
     collator = pickle.loads(pickle.dumps(task.collator(training=True)))

@@ -97,9 +97,9 @@ class RetrievalCollator:
 
 
 def _captions(sample: Sample) -> tuple[str, ...]:
-    if sample.parts:
-        return tuple(part.text for part in sample.parts if part.text)
-    return (sample.text,) if sample.text else ()
+    """Return one text per part, or none at all where a part has no text: texts and parts stay in step."""
+    texts = tuple(part.text for part in sample.parts or (sample,) if part.text)
+    return texts if len(texts) == len(sample.parts or (sample,)) else ()
 
 
 @dataclass(frozen=True, slots=True)
