@@ -21,6 +21,7 @@ TINY = [
     "model.heads=2",
     "optim.batch_size_per_device=4",
     "optim.warmup_steps=1",
+    "optim.epochs=4",  # the shipped number of epochs may be any; max_steps ends the run
     "run.validate_limit=4",
     "run.max_steps=2",
     "run.curves=false",
