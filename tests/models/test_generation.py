@@ -25,6 +25,7 @@ from openmplug.models.generation import (
     rescore,
     sample,
     sequence_log_probs,
+    top_words,
 )
 from parity.plain import plain_beam_search, plain_rank
 from tiny_models import random_ids, right_padded, tiny_decoder
@@ -158,6 +159,25 @@ def test_score_is_the_log_probability_over_the_length_penalty() -> None:
         real = torch.ones_like(ids, dtype=torch.bool)
         total = float(sequence_log_probs(decoder, memory.rows(torch.tensor([item])), ids, real).detach().sum())
         assert best.score == pytest.approx(total / ((5 + len(best.ids) - 1) / 6) ** 0.6, abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), vocab=st.sampled_from([7, 1000, 2048, 2111, 5003]), k=st.integers(1, 7))
+def test_the_best_words_of_a_row_wherever_they_stand(seed: int, vocab: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, vocab, generator=generator)
+    logits[1, -k:] += 10  # all at the end, in a block that may be short
+    logits[2, torch.randint(vocab, (k,), generator=generator)] = -1e20
+    values, words = top_words(logits, k)
+    torch.testing.assert_close(values, logits.topk(k, dim=1).values, rtol=0, atol=0)
+    assert torch.equal(logits.gather(1, words), values)
+    assert all(len(set(row)) == k for row in words.tolist())
+
+
+def test_equal_logits_give_different_words() -> None:
+    values, words = top_words(torch.zeros(1, 4000), 5)
+    assert values.tolist() == [[0.0] * 5]
+    assert len(set(words[0].tolist())) == 5
 
 
 def test_as_many_hypotheses_as_asked_for_at_most_what_was_found() -> None:

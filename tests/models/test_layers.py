@@ -20,7 +20,6 @@ from openmplug.models.layers import (
     PreNormBlock,
     attend,
     merge_heads,
-    quick_gelu,
     split_heads,
 )
 from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
@@ -174,10 +173,6 @@ def test_pre_norm_block_equals_its_formula() -> None:
     assert_same(lambda: block(x), plain, [x, *block.parameters()])
 
 
-def test_quick_gelu_at_known_points() -> None:
-    torch.testing.assert_close(quick_gelu(torch.tensor([0.0, 1.0, -2.0])), torch.tensor([0.0, 0.8457957, -0.0643450]))
-
-
 def test_heads_are_split_and_merged() -> None:
     x = torch.arange(24.0).view(1, 2, 12)
     assert split_heads(x, 3).shape == (1, 3, 2, 4)
@@ -242,10 +237,10 @@ def test_cache_returns_everything_so_far() -> None:
 def test_cache_rows_are_reordered_repeated_and_dropped() -> None:
     cache = KeyValueCache(rows=2, capacity=3, like=torch.zeros(1, 1, 1, 1))
     cache.append(tokens(2, 2))
-    cache.reorder(torch.tensor([1, 1, 0]))
-    assert cache.append(tokens(3, 1, start=10)).keys[:, 0, :, 0].tolist() == [[2, 3, 10], [2, 3, 11], [0, 1, 12]]
-    cache.reorder(torch.tensor([2]))
-    assert (cache.keys.shape[0], cache.length) == (1, 3)
+    picked = cache.rows(torch.tensor([1, 1, 0]))
+    assert picked.append(tokens(3, 1, start=10)).keys[:, 0, :, 0].tolist() == [[2, 3, 10], [2, 3, 11], [0, 1, 12]]
+    assert picked.rows(torch.tensor([2]), capacity=4).append(tokens(1, 1, start=7)).keys.flatten().tolist() == [0, 1, 12, 7]
+    assert cache.everything().values[:, 0, :, 0].tolist() == [[0, -1], [-2, -3]]  # the old one is as it was
 
 
 def test_cache_refuses_more_than_it_holds() -> None:

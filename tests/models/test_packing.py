@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from openmplug.models import packing
 from openmplug.models.decoder import TextDecoder
 from openmplug.models.generation import beam_search
+from openmplug.models.layers import Attention
 from openmplug.models.packing import Linear
 
 needs_onednn = pytest.mark.skipif(not packing._AVAILABLE, reason="weights are packed on x86 CPUs with oneDNN only")
@@ -32,6 +33,24 @@ def test_same_numbers(linear: Linear, shape: tuple[int, ...]) -> None:
         found = linear(x)
     assert linear.packed._copy is not None
     torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
+def test_gelu_and_several_layers_in_one_product() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(768, 12, 0.0), torch.randn(5, 2, 768)
+    with torch.no_grad():
+        query, own = attention.project_self(x)
+        attention.pack(own=True)
+        packed_query, packed_own = attention.project_self(x)
+        assert attention._packed_self._copy is not None
+        for found, expected in ((packed_query, query), (packed_own.keys, own.keys), (packed_own.values, own.values)):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        attention.value.bias.add_(1)
+        assert (attention.project_self(x)[1].values - own.values).mean() > 0.99
+        expected = attention.output.gelu(x)
+        attention.output.pack()
+        torch.testing.assert_close(attention.output.gelu(x), expected, atol=1e-5, rtol=1e-5)
 
 
 @needs_onednn

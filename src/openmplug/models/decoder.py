@@ -29,13 +29,17 @@ class DecoderMemory:
         mask = None if self.mask is None else self.mask.index_select(0, index)
         return DecoderMemory([layer.rows(index) for layer in self.layers], mask)
 
+    def contiguous(self) -> DecoderMemory:
+        """Lay the keys and values out for many steps."""
+        return DecoderMemory([layer.contiguous() for layer in self.layers], self.mask)
 
+
+@dataclass(slots=True)
 class DecoderState:
     """A decoding under way: the memory of B items and the tokens of R rows so far, B dividing R."""
 
-    def __init__(self, memory: DecoderMemory, rows: int, capacity: int) -> None:
-        self.memory = memory
-        self.caches = [KeyValueCache(rows, capacity, layer.keys) for layer in memory.layers]
+    memory: DecoderMemory
+    caches: list[KeyValueCache]
 
     @property
     def length(self) -> int:
@@ -44,10 +48,14 @@ class DecoderState:
 
     def reorder(self, rows: Tensor, items: Tensor | None = None) -> None:
         """Let row i continue row ``rows[i]``; ``items`` keeps a part of the memory when items have finished."""
-        for cache in self.caches:
-            cache.reorder(rows)
+        for layer, cache in enumerate(self.caches):
+            self.caches[layer] = cache.rows(rows)  # one by one: the next copy goes where the last one was freed
         if items is not None:
             self.memory = self.memory.rows(items)
+
+    def fork(self, rows: Tensor, max_length: int) -> DecoderState:
+        """Begin another decoding of at most ``max_length`` tokens whose row i continues row ``rows[i]``; this one stays as it is."""
+        return DecoderState(self.memory, [cache.rows(rows, max_length) for cache in self.caches])
 
 
 class LanguageHead(nn.Module):
@@ -62,7 +70,14 @@ class LanguageHead(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """Compute logits (..., vocab) of states (..., D) with the word table (vocab, D)."""
-        return self.packed_words(self.norm(F.gelu(self.transform(x))), words, self.bias)
+        x = self.norm(self.transform.gelu(x))
+        packed = self.packed_words.usable(x, (words, self.bias))
+        return F.linear(x, words, self.bias) if packed is None else packed.linear(x)
+
+    def pack(self, words: Tensor) -> None:
+        """Pack the weights, the word table's too."""
+        self.transform.pack()
+        self.packed_words.pack((words, self.bias))
 
 
 class TextDecoder(nn.Module):
@@ -106,8 +121,7 @@ class TextDecoder(nn.Module):
         """Pack the weights that every step reads, where that pays (fp32 on a CPU); they take their size in memory once more."""
         for index in range(len(self.layers)):
             self._block(index).pack()
-        self.head.transform.pack()
-        self.head.packed_words.pack(self.embeddings.words.weight)
+        self.head.pack(self.embeddings.words.weight)
 
     def hidden(self, ids: Tensor, mask: Tensor, memory: DecoderMemory) -> Tensor:
         """Compute the states (R, T, D) of whole texts, each token seeing the ones before it."""
@@ -128,7 +142,8 @@ class TextDecoder(nn.Module):
         """Begin decoding ``rows`` sequences of at most ``max_length`` tokens."""
         if not torch.is_grad_enabled():
             self.pack()
-        return DecoderState(memory, rows, max_length)
+            memory = memory.contiguous()
+        return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers])
 
     def step(self, ids: Tensor, state: DecoderState) -> Tensor:
         """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions."""

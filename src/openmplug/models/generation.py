@@ -54,6 +54,26 @@ def begin_prompt(items: int, device: torch.device) -> Tensor:
     return torch.full((items, 1), BEGIN_ID, device=device)
 
 
+def top_words(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k largest of each row of logits (R, vocab): values and indices (R, k), largest first.
+
+    On a CPU ``topk`` copies and walks a row several times. The k largest lie in the k blocks with the largest maxima, and maxima
+    are found at the speed of reading.
+    """
+    vocab, block = logits.shape[1], 64
+    whole = vocab // block * block
+    if logits.device.type != "cpu" or whole < 4 * k * block:
+        return logits.topk(k, dim=1)
+    maxima = logits[:, :whole].unflatten(1, (-1, block)).amax(dim=2)
+    if whole < vocab:
+        maxima = torch.cat([maxima, logits[:, whole:].amax(dim=1, keepdim=True)], dim=1)
+    first = maxima.topk(k, dim=1).indices * block
+    places = (first[:, :, None] + torch.arange(block)).flatten(1)  # (R, k * block)
+    candidates = logits.gather(1, places.clamp(max=vocab - 1)).masked_fill_(places >= vocab, -torch.inf)
+    values, order = candidates.topk(k, dim=1)
+    return values, places.gather(1, order)
+
+
 @torch.no_grad()
 def beam_search(
     decoder: TextDecoder,
@@ -98,28 +118,31 @@ def beam_search(
     new = prompt
     for step in range(max_length):
         hidden = decoder.step(new, state)[:, -1]
-        log_probs = decoder.logits(hidden).float().log_softmax(dim=-1)  # (rows, vocab)
+        logits = decoder.logits(hidden).float()  # (rows, vocab)
+        mass = logits.logsumexp(dim=1, keepdim=True)
         if step < min_length:
-            log_probs[:, end_id] = -1e20
+            logits[:, end_id] = -1e20
         penalty = length_penalty(step + 1)
-        vocab = log_probs.shape[1]
-        scores = (log_probs.unflatten(0, totals.shape) + totals[..., None]).flatten(1) / penalty  # (items, beams * vocab)
-        best, flat = scores.topk(num_beams, dim=1)
+        # The best of all rows of an item are among the best of each row, so the vocabulary is passed over once, not once an operation.
+        values, words = top_words(logits, num_beams)  # (rows, beams)
+        scores = (values - mass + totals.view(-1, 1)) / penalty
+        best, flat = scores.view(len(live), -1).topk(num_beams, dim=1)  # of each item's rows * beams
         totals = best * penalty
         # Row of the previous step that each new beam continues.
-        rows = (flat // vocab + torch.arange(len(live), device=device)[:, None] * (len(log_probs) // len(live))).flatten()
-        new = (flat % vocab).flatten()[:, None]
+        rows = (flat // num_beams + torch.arange(len(live), device=device)[:, None] * (len(logits) // len(live))).flatten()
+        chosen = words.view(len(live), -1).gather(1, flat)  # (items, beams)
+        new = chosen.flatten()[:, None]
         ids = torch.cat([ids.index_select(0, rows), new], dim=1)
         last = step + 1 == max_length
-        ended = torch.ones_like(flat, dtype=torch.bool) if last else flat % vocab == end_id
+        ended = torch.ones_like(chosen, dtype=torch.bool) if last else chosen == end_id
         going: list[int] = []
         if ended.any():
-            texts, values, flags = ids.unflatten(0, flat.shape).tolist(), best.tolist(), ended.tolist()
+            texts, marks, flags = ids.unflatten(0, flat.shape).tolist(), best.tolist(), ended.tolist()
             for place, item in enumerate(live):
                 over = flags[place][0]
                 for beam in range(num_beams):
                     if over or flags[place][beam]:
-                        found[item].append(Hypothesis(tuple(texts[place][beam]), values[place][beam]))
+                        found[item].append(Hypothesis(tuple(texts[place][beam]), marks[place][beam]))
                 if not over:
                     going.append(place)
         else:
@@ -132,7 +155,8 @@ def beam_search(
             live = [live[place] for place in going]
             totals = totals[kept]
             rows, new, ids = (x.unflatten(0, (len(flat), num_beams))[kept].flatten(0, 1) for x in (rows, new, ids))
-        state.reorder(rows, kept)
+        if num_beams > 1 or kept is not None:
+            state.reorder(rows, kept)
     return [sorted(hypotheses, key=lambda one: -one.score)[:num_return] for hypotheses in found]
 
 
@@ -276,7 +300,7 @@ def rank_answers(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask:
     if not 1 <= k <= len(ids):
         raise ValueError(f"k_test is {k}, but there are {len(ids)} candidates; choose 1 to {len(ids)}")
     items = len(memory)
-    state = decoder.start(memory, items, ids.shape[1])
+    state = decoder.start(memory, items, 1)
     begin = ids[:1, :1].expand(items, 1)
     first = decoder.logits(decoder.step(begin, state)[:, -1]).float().softmax(dim=-1)  # (B, vocab)
     chosen = first.index_select(1, ids[:, 1]).topk(k, dim=1)
@@ -288,10 +312,7 @@ def rank_answers(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask:
         length = int(real.sum(dim=1).max())
         if length <= 2:
             continue
-        again = decoder.start(memory, items, length)
-        for cache, source in zip(again.caches, state.caches, strict=True):
-            cache.keys[:, :, :1], cache.values[:, :, :1], cache.length = source.keys[:, :, :1], source.values[:, :, :1], 1
-        again.reorder(torch.arange(items, device=ids.device).repeat_interleave(part.shape[1]))
+        again = state.fork(torch.arange(items, device=ids.device).repeat_interleave(part.shape[1]), length)
         hidden = decoder.step(texts[:, 1 : length - 1], again)  # predicts tokens 2 .. length - 1
         wanted = real[:, 2:length]
         log_probs = torch.zeros(wanted.shape, device=ids.device)

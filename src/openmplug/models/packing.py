@@ -21,56 +21,62 @@ _AVAILABLE = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A copy of a weight (O, I) in oneDNN's own order, and what tells whether it still is one."""
+    """A copy of weights (O, I), one below the other, in oneDNN's own order, and what tells whether it still is one."""
 
     packed: Tensor
-    source: int
-    version: int
+    bias: Tensor
+    origin: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(weight: Tensor) -> PackedWeight | None:
-        """Pack a weight, or return None where it does not pay: small, not fp32, not on a CPU that oneDNN serves."""
-        if not _AVAILABLE or weight.numel() < MIN_WEIGHTS or weight.dtype is not torch.float32 or weight.device.type != "cpu":
+    def of(*parts: tuple[Tensor, Tensor]) -> PackedWeight | None:
+        """Pack the weights and biases of layers that share their input, or return None where it does not pay or is not possible."""
+        first = parts[0][0]
+        if not _AVAILABLE or first.numel() < MIN_WEIGHTS or first.dtype is not torch.float32 or first.device.type != "cpu":
             return None
-        if weight.is_inference():  # such tensors do not count their changes
+        if first.is_inference():  # such tensors do not count their changes
             return None
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
-        return PackedWeight(packed, weight.data_ptr(), weight._version)
+        weight, bias = (torch.cat([x.detach() for x in side]) if len(parts) > 1 else side[0].detach() for side in zip(*parts, strict=True))
+        return PackedWeight(torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), bias, _origin(parts))
 
-    def current(self, weight: Tensor) -> bool:
-        """Say whether the weight is still what was packed, as far as its address and version can tell."""
-        return weight.data_ptr() == self.source and weight._version == self.version
+    def current(self, *parts: tuple[Tensor, Tensor]) -> bool:
+        """Say whether the parameters are still what was packed, as far as their addresses and versions can tell."""
+        return self.origin == _origin(parts)
 
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Compute ``x @ weight.T + bias`` of x (..., I) to (..., O)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, "none", [], "")
+    def linear(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """Compute ``x @ weight.T + bias`` of x (..., I) to (..., O), and its exact (erf) GELU where asked for."""
+        if gelu:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "gelu", [], "none")
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
+
+
+def _origin(parts: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((x.data_ptr(), x._version) for part in parts for x in part)
 
 
 class PackedLinear:
-    """Computes ``F.linear(x, weight, bias)`` through a packed copy of the weight, made when ``pack`` is called.
+    """Holds the packed copy of a linear layer, or of several that share their input, and says when it may be used.
 
-    The copy is used without gradients and for fp32 only. It is dropped at the first call with gradients: an optimizer step may
-    follow, and fused optimizers do not count their changes of a weight.
+    That is without gradients and for fp32 only. The copy is dropped at the first use with gradients: an optimizer step may follow,
+    and fused optimizers do not count their changes of a weight.
     """
 
     def __init__(self) -> None:
         self._copy: PackedWeight | None = None
 
-    def pack(self, weight: Tensor) -> None:
-        """Make the copy, unless there is a current one."""
-        if self._copy is None or not self._copy.current(weight):
-            self._copy = PackedWeight.of(weight)
+    def pack(self, *parts: tuple[Tensor, Tensor]) -> None:
+        """Make the copy of these weights (O, I) and biases (O,), unless there is a current one."""
+        if self._copy is None or not self._copy.current(*parts):
+            self._copy = PackedWeight.of(*parts)
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Multiply x (..., I)."""
+    def usable(self, x: Tensor, *parts: tuple[Tensor, Tensor]) -> PackedWeight | None:
+        """Return the copy if it may be multiplied with x, else None; the layer's current parameters tell whether it is stale."""
         copy = self._copy
         if copy is None:
-            return F.linear(x, weight, bias)
-        if torch.is_grad_enabled() or not copy.current(weight):
+            return None
+        if torch.is_grad_enabled() or not copy.current(*parts):
             self._copy = None
-        elif x.dtype is torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            return copy.linear(x, bias)
-        return F.linear(x, weight, bias)
+            return None
+        return copy if x.dtype is torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") else None
 
     def __getstate__(self) -> dict[str, None]:
         """Leave the copy behind when a model is copied or pickled."""
@@ -78,16 +84,22 @@ class PackedLinear:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` whose weight can be packed for decoding; same parameters, same names."""
+    """``nn.Linear`` with a bias whose weight can be packed for decoding; same parameters, same names."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
         self.packed = PackedLinear()
 
     def pack(self) -> None:
         """Pack the weight for few-row products on a CPU, where that pays."""
-        self.packed.pack(self.weight)
+        self.packed.pack((self.weight, self.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (..., in) to (..., out)."""
-        return self.packed(x, self.weight, self.bias)
+        packed = self.packed.usable(x, (self.weight, self.bias))
+        return F.linear(x, self.weight, self.bias) if packed is None else packed.linear(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Compute ``gelu(self(x))`` with the exact (erf) GELU, in one kernel where the weight is packed."""
+        packed = self.packed.usable(x, (self.weight, self.bias))
+        return F.gelu(F.linear(x, self.weight, self.bias)) if packed is None else packed.linear(x, gelu=True)
