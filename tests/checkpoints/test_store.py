@@ -17,17 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from openmplug.checkpoints import store
+from openmplug.checkpoints.atomic import atomic_folder, recover_folder, write_atomic
 from openmplug.checkpoints.store import (
-    atomic_folder,
     check_keys,
     load_shared,
     load_weights,
     model_hash,
     read_config,
     read_shapes,
-    recover_folder,
     save_weights,
-    write_atomic,
 )
 from openmplug.errors import EnvironmentProblem, ModelError
 

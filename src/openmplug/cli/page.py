@@ -184,7 +184,7 @@ def write_page(path: Path, output: Path, labels: Mapping[str, str], results: Map
     Returns:
         ``path``.
     """
-    from openmplug.checkpoints.store import write_atomic
+    from openmplug.checkpoints.atomic import write_atomic
 
     seeing = {task: read_predictions(output / task / "evaluation") for task in labels}
     blind = {record["id"]: record for record in read_predictions(output / "vqa" / "blind")}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from openmplug.batch import Batch, Failure, Prediction
-from openmplug.checkpoints.store import write_atomic
+from openmplug.checkpoints.atomic import write_atomic
 from openmplug.device import autocast
 from openmplug.engine.guards import FailureCount, is_out_of_memory, memory_problem
 from openmplug.engine.resume import kept_random_state

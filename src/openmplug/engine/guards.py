@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from openmplug.batch import Batch, Failure
-from openmplug.checkpoints.store import write_atomic
+from openmplug.checkpoints.atomic import write_atomic
 from openmplug.errors import DataError, EnvironmentProblem, ModelError
 
 ALLOWED_FAILURES = 0.01

@@ -12,7 +12,8 @@ import torch
 
 import openmplug
 from openmplug.batch import Sample
-from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, model_hash, read_config, save_weights, write_atomic
+from openmplug.checkpoints.atomic import write_atomic
+from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, model_hash, read_config, save_weights
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader, read_split, read_training

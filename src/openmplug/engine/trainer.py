@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openmplug.batch import Batch, Losses
-from openmplug.checkpoints.store import atomic_folder, recover_folder
+from openmplug.checkpoints.atomic import atomic_folder, recover_folder
 from openmplug.device import autocast, choose_precision
 from openmplug.engine.guards import FailureCount, LossWatch, StopSignal, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
