@@ -83,7 +83,7 @@ def _same_data(output: Path, options: dict[str, int]) -> None:
     Raises:
         UsageError: If the folder's quickstart had other options.
     """
-    from openmplug.checkpoints.store import write_atomic
+    from openmplug.checkpoints.atomic import write_atomic
 
     record = output / "quickstart.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != options:
