@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import random
 import signal
 import weakref
-import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,38 +16,10 @@ from PIL import Image
 
 from openmplug.batch import Batch, Item, Sample
 from openmplug.data.images import open_images
-from openmplug.data.loading import (
-    DataSettings,
-    EpochSampler,
-    ImageTextDataset,
-    build_loader,
-    join_splits,
-    read_split,
-    read_training,
-    shuffle_images,
-)
+from openmplug.data.loading import EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.splits import DataSettings, read_split
 from openmplug.data.transforms import ImageSettings, TrainTransform
 from openmplug.errors import DataError, EnvironmentProblem, UsageError
-
-
-def write_split(root: Path, split: str, count: int, shift: int = 0) -> None:
-    rng = np.random.default_rng(shift)
-    with zipfile.ZipFile(root / f"{split}_images.zip", "w") as archive:
-        for index in range(count):
-            buffer = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(buffer, "PNG")
-            archive.writestr(f"{index}.png", buffer.getvalue())
-    rows = [{"image": f"{index // 2}.png", "question": f"{split} {index}?", "answer": f"a{index % 3}"} for index in range(2 * count)]
-    (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("own")
-    write_split(folder, "train", 12)
-    write_split(folder, "extra", 3, shift=1)
-    write_split(folder, "dev", 5, shift=2)
-    return folder
 
 
 class Stack:
@@ -87,55 +55,6 @@ def flat(batches: Iterator[Batch]) -> list[tuple[list[str], torch.Tensor]]:
 
 def equal(first: list[tuple[list[str], torch.Tensor]], second: list[tuple[list[str], torch.Tensor]]) -> bool:
     return len(first) == len(second) and all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(first, second, strict=True))
-
-
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
-def test_read_split_errors(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"data\.root is not set; give the folder of the data set: data\.root=DIR"):
-        read_split(DataSettings(), "dev")
-    with pytest.raises(UsageError, match=r"unknown reader 'vqav2' in data\.reader; did you mean 'vqa_v2'\?"):
-        read_split(DataSettings(root=root, reader="vqav2"), "dev")
-    with pytest.raises(UsageError, match=r"unknown reader 'zzz' in data\.reader; expected one of jsonl, daquar, vqa_v2"):
-        read_split(DataSettings(root=root, reader="zzz"), "dev")
-    with pytest.raises(DataError, match=r"data\.root .*nowhere does not exist; expected the folder of the data set"):
-        read_split(DataSettings(root=tmp_path / "nowhere"), "dev")
-    with pytest.raises(DataError, match=r"data\.root .*dev\.jsonl is not a folder"):
-        read_split(DataSettings(root=root / "dev.jsonl"), "dev")
-    with pytest.raises(DataError, match=r"split 'test' not found in .*: expected test\.jsonl or test\.csv; found dev\.jsonl"):
-        read_split(DataSettings(root=root), "test")
-
-
-def test_limit_and_images_elsewhere(root: Path) -> None:
-    split = read_split(DataSettings(root=root, limit=3, images="train_images.zip"), "dev")
-    assert [sample.text for sample in split.samples] == ["dev 0?", "dev 1?", "dev 2?"]
-    assert "train_images.zip" in split.images.description
-
-
-def test_training_splits_are_joined(root: Path) -> None:
-    settings = DataSettings(root=root, train=["train", "extra"])
-    both = read_training(settings)
-    assert both.name == "train+extra" and len(both.samples) == 30 and len({sample.id for sample in both.samples}) == 30
-    first = both.samples[24]
-    assert (first.id, first.image, first.text, first.image_index) == ("extra/0", "extra/0.png", "extra 0?", 12)
-    assert first.image in both.images and "other/0.png" not in both.images and len(both.images.names()) == 15
-    extra = read_split(settings, "extra")
-    assert both.images.read("extra/0.png") == extra.images.read("0.png") != both.images.read("train/0.png")
-    with pytest.raises(DataError, match=r"image 'x/0\.png' not found: its first part must be one of train, extra"):
-        both.images.read("x/0.png")
-    assert join_splits([extra]) is extra
-
-
-def test_shuffled_images_are_a_fixed_derangement(root: Path) -> None:
-    plain, shuffled = (read_split(DataSettings(root=root, shuffle_images=flag), "train").samples for flag in (False, True))
-    moved = {(before.image, after.image) for before, after in zip(plain, shuffled, strict=True)}
-    assert all(before != after for before, after in moved)
-    assert len(moved) == len({before for before, _ in moved}) == len({after for _, after in moved}) == 12
-    assert [replace(after, image=before.image) for before, after in zip(plain, shuffled, strict=True)] == plain
-    assert shuffle_images(plain) == shuffled != shuffle_images(plain, seed=1)
-    with pytest.raises(DataError, match=r"shuffle_images needs at least two different pictures, got 1"):
-        read_split(DataSettings(root=root, shuffle_images=True, limit=2), "train")
 
 
 # ------------------------------------------------------------------------------------------------------------- the order

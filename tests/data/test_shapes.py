@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openmplug.data.loading import DataSettings, read_split
 from openmplug.data.shapes import (
     COLOURS,
     PAIRS,
@@ -26,6 +25,7 @@ from openmplug.data.shapes import (
     statements,
     write_shapes,
 )
+from openmplug.data.splits import DataSettings, read_split
 from openmplug.errors import UsageError
 
 TRAIN, DEV = 400, 120

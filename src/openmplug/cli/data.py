@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Read a recipe's data set and say what is wrong: rows, file references, pictures."""
     from openmplug.data.checking import check_split
-    from openmplug.data.loading import read_split
+    from openmplug.data.splits import read_split
     from openmplug.engine.recipe import load_recipe
     from openmplug.errors import DataError
 

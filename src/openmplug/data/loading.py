@@ -1,4 +1,4 @@
-"""From a split to batches: settings, the data set that decodes, the order of an epoch, the loader.
+"""From a split to batches: the data set that decodes, the order of an epoch, the loader.
 
 What a training step sees is a function of (seed, epoch, position): the order comes from (seed, epoch), and each picture's
 augmentation from a generator seeded by (seed, epoch, index). Workers change the speed, never the data, and the global random state
@@ -7,154 +7,24 @@ of torch, numpy and Python is neither read nor advanced.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from openmplug.batch import Batch, Failure, Item, Sample
-from openmplug.config import Settings
-from openmplug.data.images import ImageSource, open_images
-from openmplug.data.readers import READERS, Split
+from openmplug.data.images import ImageSource
 from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
 
 Key = tuple[int, int]  # (epoch, index)
-
-
-class DataSettings(Settings):
-    """Which data a run reads.
-
-    Args:
-        reader: Format of the annotation files, a key of ``openmplug.data.readers.READERS``.
-        root: Folder of the data set.
-        train: Splits to train on, joined in this order.
-        evaluate: Split to validate and evaluate on.
-        columns: For your own data: role -> name of the column, such as ``{question: q, answer: a}``.
-        images: Where the pictures lie (folder, tar or zip, relative to ``root``), if not where the format puts them.
-        workers: Processes that decode pictures; 0 decodes in the main process.
-        on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
-        shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
-        limit: Keep the first this many records of each split; None keeps all.
-    """
-
-    reader: str = "jsonl"
-    root: Path | None = None
-    train: list[str] = Field(default=["train"], min_length=1)
-    evaluate: str = "dev"
-    columns: dict[str, str | None] = Field(default_factory=dict)
-    images: str | None = None
-    workers: int = Field(0, ge=0)
-    on_error: Literal["error", "skip"] = "error"
-    shuffle_images: bool = False
-    limit: int | None = Field(None, ge=1)
-
-
-def read_split(settings: DataSettings, split: str) -> Split:
-    """Read the records of one split and find its pictures; none is opened.
-
-    Raises:
-        UsageError: If no ``root`` is set or the reader is unknown.
-        DataError: If the folder or a file is missing, or a record is not in the reader's format.
-    """
-    if settings.root is None:
-        raise UsageError("data.root is not set; give the folder of the data set: data.root=DIR")
-    reader = READERS.get(settings.reader)
-    if reader is None:
-        near = difflib.get_close_matches(settings.reader, READERS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(READERS)}"
-        raise UsageError(f"unknown reader '{settings.reader}' in data.reader; {hint}")
-    root = settings.root.expanduser()
-    if not root.is_dir():
-        raise DataError(f"data.root {root} {'is not a folder' if root.exists() else 'does not exist'}; expected the folder of the data set")
-    result = reader(root, split, settings.columns)
-    if settings.images is not None:
-        result = replace(result, images=open_images(root, split, folder=settings.images))
-    if settings.limit is not None:
-        result = replace(result, samples=result.samples[: settings.limit])
-    return replace(result, samples=shuffle_images(result.samples)) if settings.shuffle_images else result
-
-
-def read_training(settings: DataSettings) -> Split:
-    """Read all training splits as one; see ``read_split`` and ``join_splits``."""
-    return join_splits([read_split(settings, name) for name in settings.train])
-
-
-def join_splits(splits: Sequence[Split]) -> Split:
-    """Put several splits behind each other; ids and pictures of more than one are prefixed with ``{split}/``.
-
-    Equal picture names in two splits are two pictures: ``image_index`` is renumbered so that splits do not overlap.
-    """
-    if len(splits) == 1:
-        return splits[0]
-    samples: list[Sample] = []
-    first = 0
-    for split in splits:
-        for sample in split.samples:
-            samples.append(
-                replace(
-                    sample,
-                    id=f"{split.name}/{sample.id}",
-                    image=None if sample.image is None else f"{split.name}/{sample.image}",
-                    image_index=sample.image_index + first if sample.image_index >= 0 else -1,
-                )
-            )
-        first += 1 + max((sample.image_index for sample in split.samples), default=-1)
-    return Split("+".join(split.name for split in splits), samples, JoinedImages({split.name: split.images for split in splits}))
-
-
-class JoinedImages(ImageSource):
-    """Several sources behind one: the name's part before the first slash chooses."""
-
-    def __init__(self, sources: Mapping[str, ImageSource]) -> None:
-        self.sources = dict(sources)
-        self.description = " and ".join(source.description for source in self.sources.values())
-
-    def names(self) -> list[str]:
-        """List all pictures, prefixed."""
-        return sorted(f"{prefix}/{name}" for prefix, source in self.sources.items() for name in source.names())
-
-    def read(self, name: str) -> bytes:
-        """Return one picture's bytes."""
-        prefix, _, rest = name.partition("/")
-        if prefix not in self.sources:
-            raise DataError(f"image '{name}' not found: its first part must be one of {', '.join(self.sources)}")
-        return self.sources[prefix].read(rest)
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether the picture is there."""
-        prefix, _, rest = str(name).partition("/")
-        return prefix in self.sources and rest in self.sources[prefix]
-
-
-def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
-    """Give each record another picture, in a fixed way: the blind control.
-
-    Pictures are permuted without fixed point, so records of one picture share another one. Words and ``image_index`` stay.
-
-    Args:
-        samples: Records of one split.
-        seed: Chooses the permutation.
-
-    Raises:
-        DataError: If there are fewer than two different pictures.
-    """
-    names = sorted({sample.image for sample in samples if sample.image is not None})
-    if len(names) < 2:
-        raise DataError(f"shuffle_images needs at least two different pictures, got {len(names)}; raise data.limit or leave it out")
-    random.Random(f"shuffle_images/{seed}").shuffle(names)
-    following = dict(zip(names, names[1:] + names[:1], strict=True))  # one cycle through all: no picture stays
-    return [replace(sample, image=None if sample.image is None else following[sample.image]) for sample in samples]
 
 
 class ImageTransform(Protocol):

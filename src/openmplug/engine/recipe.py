@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from openmplug.config import Settings, apply_overrides, did_you_mean, load_tree, validate
-from openmplug.data.loading import DataSettings
+from openmplug.data.splits import DataSettings
 from openmplug.data.transforms import ImageSettings
 from openmplug.engine.catalog import find_recipe, recipes_root
 from openmplug.engine.optim import OptimSettings

@@ -16,8 +16,9 @@ from openmplug.checkpoints.atomic import write_atomic
 from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, model_hash, read_config, save_weights
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.images import ImageSource
-from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader, read_split, read_training
+from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader
 from openmplug.data.readers import Split
+from openmplug.data.splits import read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals
