@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from openmplug.checkpoints.store import model_hash
 from openmplug.config import read_yaml
+from openmplug.engine.models import find_model
 from openmplug.engine.recipe import RunConfig, check_recipe, load_recipe
-from openmplug.engine.run import evaluate, find_model, train
+from openmplug.engine.run import evaluate, train
 from openmplug.engine.tracking import read_lines
 from openmplug.errors import DataError, EnvironmentProblem, ModelError, OpenmplugError, UsageError
 from openmplug.metrics.vqa import vqa_accuracy

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import openmplug
 from openmplug.batch import Sample
 from openmplug.checkpoints.atomic import write_atomic
-from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, model_hash, read_config, save_weights
+from openmplug.checkpoints.store import model_hash
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader
@@ -23,15 +21,14 @@ from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
+from openmplug.engine.models import VOCABULARY, find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
-from openmplug.errors import DataError, ModelError, UsageError
-from openmplug.tasks import build_task
+from openmplug.errors import DataError, UsageError
 from openmplug.tasks.base import Task
 
 RECIPE = "recipe.yaml"
-VOCABULARY = "vocab.txt"
 FIRST_IMAGES = 8
 
 MAY_CHANGE = (
@@ -89,7 +86,7 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task = _new_task(config, tokenizer, display).to(target)
+        task = new_task(config, tokenizer, display).to(target)
         examples = task.examples(split.samples)
         if not examples:
             raise DataError(
@@ -110,7 +107,7 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
             loop=config.run,
             folder=output,
             device=target,
-            write_model=lambda folder: _write_model(folder, task, config.task, config.image),
+            write_model=lambda folder: write_model(folder, task, config.task, config.image),
             on_error=config.data.on_error,
             validate=None if held_out is None else _validation(config, task, held_out, target),
             validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),
@@ -199,41 +196,6 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
     return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count))
 
 
-def _new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> Task:
-    """Build the task from the seed, and from the weights of ``init_from`` where it has them."""
-    torch.manual_seed(config.seed)
-    random.seed(config.seed)
-    np.random.seed(config.seed % 2**32)
-    task = build_task(config.task, config.model, tokenizer, config.settings, training=True)
-    if config.init_from:
-        missing = _load_parts(task, config.init_from, tokenizer, display)
-        if missing:
-            display.say(f"{', '.join(missing)}: new, no weights were given")
-        twin = getattr(task, "twin", None)
-        if twin is not None:
-            twin.copy_from(task.model)
-    return task
-
-
-def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, display: Display) -> list[str]:
-    """Load each part of the model from the first folder that has it and return the parts that none has.
-
-    Raises:
-        ModelError: If a folder's vocabulary is another one, or a part does not fit.
-    """
-    missing = sorted({name.split(".")[0] for name in task.model.state_dict()})
-    for folder in map(find_model, folders):
-        if Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
-            raise ModelError(
-                f"the vocabulary of '{folder}' is not the run's; start from weights of one vocabulary, or leave out tokenizer.vocab"
-            )
-        before, missing = missing, load_shared(folder, task.model, missing)
-        display.say(f"{', '.join(part for part in before if part not in missing)}: from '{folder}'")
-        if not missing:
-            break
-    return missing
-
-
 def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
     size = config.optim.batch_size_per_device
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
@@ -262,62 +224,7 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
     return validate_now
 
 
-def _write_model(folder: Path, task: Task, name: str, image: ImageSettings) -> None:
-    """Write what a trained folder holds: weights, configuration, vocabulary."""
-    config = {
-        "architecture": "mplug",
-        "model": task.model.config.model_dump(mode="json"),
-        "modules": list(task.model.modules_built),
-        "task": name,
-        "settings": task.settings.model_dump(mode="json"),
-        "image": image.model_dump(mode="json"),
-    }
-    save_weights(folder, task.model.state_dict(), config)
-    task.tokenizer.save(folder)
-
-
 # -------------------------------------------------------------------------------------------------------------- evaluate
-
-
-def find_model(path: Path) -> Path:
-    """Return the folder of weights that a path means: itself, or its ``checkpoint-best``, or its ``checkpoint-last``.
-
-    Raises:
-        ModelError: If there is none.
-    """
-    path = Path(path).expanduser()
-    for folder in (path, path / BEST, path / LAST):
-        if (folder / WEIGHTS).is_file():
-            return folder
-    what = "is not a folder" if not path.is_dir() else f"holds neither {WEIGHTS} nor {BEST} nor {LAST}"
-    raise ModelError(f"'{path}' {what}; give a folder that openmplug train wrote")
-
-
-def load_task(folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None) -> tuple[Task, dict[str, Any]]:
-    """Load a trained folder.
-
-    Args:
-        folder: Holds weights, ``config.json`` and ``vocab.txt``.
-        device: Where to.
-        settings: Task settings that replace the folder's.
-
-    Returns:
-        The task in eval mode, and the folder's configuration.
-
-    Raises:
-        ModelError: If the folder is not complete or its weights do not fit its configuration.
-        UsageError: If a setting is unknown.
-    """
-    config = read_config(folder)
-    missing = [key for key in ("task", "model", "settings", "image") if key not in config]
-    if missing:
-        raise ModelError(f"'{folder / 'config.json'}' has no {', '.join(missing)}; it is not a folder that openmplug train wrote")
-    if not (folder / VOCABULARY).is_file():
-        raise ModelError(f"'{folder / VOCABULARY}' is missing; the model's words cannot be read without it")
-    tokenizer = Tokenizer.from_vocab_file(folder / VOCABULARY)
-    task = build_task(config["task"], config["model"], tokenizer, {**config["settings"], **(settings or {})})
-    load_weights(folder, task.model)
-    return task.to(device).eval(), config
 
 
 def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
