@@ -11,20 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openmplug.data.shapes import (
-    COLOURS,
-    PAIRS,
-    SHAPES,
-    TASKS,
-    UNSEEN,
-    Scene,
-    captions,
-    draw,
-    make_scene,
-    questions,
-    statements,
-    write_shapes,
-)
+from openmplug.data.shapes import TASKS, draw, write_shapes
+from openmplug.data.shapes_scene import COLOURS, PAIRS, SHAPES, UNSEEN, Scene, make_scene
+from openmplug.data.shapes_text import captions, questions, statements
 from openmplug.data.splits import DataSettings, read_split
 from openmplug.errors import UsageError
 
