@@ -16,7 +16,7 @@ from openmplug.errors import DataError, UsageError
 from openmplug.objectives.itm import Negatives
 from openmplug.tasks import Progress
 from openmplug.tasks.reranking import NOT_A_CANDIDATE, Encoded, image_to_text, text_to_image
-from openmplug.tasks.retrieval import RetrievalTask
+from openmplug.tasks.retrieval import RetrievalSettings, RetrievalTask
 from tiny_models import randomise
 from tiny_tasks import captions, evaluation_batch, items, random_task, tokenizer, training_batch
 
@@ -254,6 +254,35 @@ def plain_rank(row: Tensor, right: set[int]) -> int:
     return min(order.index(n) for n in right)
 
 
+def test_a_matching_weight_of_0_builds_and_computes_no_matching() -> None:
+    settings = {"queue_size": 0, "alpha": 0.0, "matching_weight": 0.0, "k_test": 0}
+    assert RetrievalTask.needed_modules(RetrievalSettings(**settings)) == ("vision", "text", "contrastive")
+    samples = several_captions()
+    task, whole = task_with(**settings), task_with(queue_size=0, alpha=0.0)
+    assert not {name.split(".")[0] for name in task.model.state_dict()} & {"fusion", "matching"}
+    task.model.load_state_dict({name: value for name, value in whole.model.state_dict().items() if name in task.model.state_dict()})
+    losses = task(training_batch(task, samples))
+    assert losses.parts.keys() == {"itc"}
+    assert losses.total.item() == pytest.approx(whole(training_batch(whole, samples)).parts["itc"].item(), rel=1e-5)
+
+
+def test_without_reranking_the_similarity_alone_orders() -> None:
+    samples = several_captions()
+    own, pictures = [{0, 1}, {2}, {3, 4, 5}, {6}, {7, 8}], [0, 0, 1, 2, 2, 2, 3, 4, 4]
+    task = task_with(training=False, k_test=0)
+    _, similarities = all_pairs(task, samples)
+    with torch.no_grad():
+        batches = [evaluation_batch(task, part) for part in (samples[:2], samples[2:])]
+        split = task.encode(batches)[0]
+        predictions = list(task.evaluate(batches))
+    assert split.vision.numel() == split.text.numel() == 0  # states that nothing needs are not kept
+    assert [one.extra["text_rank"] for one in predictions] == [plain_rank(row, right) for row, right in zip(similarities, own, strict=True)]
+    image_ranks = [rank for one in predictions for rank in one.extra["image_ranks"]]
+    assert image_ranks == [plain_rank(row, {picture}) for row, picture in zip(similarities.T, pictures, strict=True)]
+    assert [one.score for one in predictions] == pytest.approx([float(row.max()) for row in similarities], abs=1e-5)
+    assert task.scorer()["protocol"].startswith("contrastive similarity")
+
+
 @pytest.mark.parametrize("k", [1, 3, 1000])
 @pytest.mark.parametrize("connected", [(), (1,)])
 def test_ranks_equal_those_of_all_pairs(k: int, connected: tuple[int, ...]) -> None:
@@ -349,7 +378,7 @@ def test_a_batch_longer_than_the_queue_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"queue_size": -1}, {"queue_size": 0, "alpha": 0.1}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": 0}, {"temp": 0.07}]
+    "settings", [{"queue_size": -1}, {"queue_size": 0, "alpha": 0.1}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": -1}, {"matching_weight": 0}, {"temp": 0.07}]
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):

@@ -39,4 +39,5 @@ def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settin
     complete = fields.keys() >= MPLUGConfig.model_fields.keys() or "name" not in fields
     config = MPLUGConfig(**fields) if complete else MPLUGConfig.named(**fields)
     task = TASKS[name]
-    return task(MPLUG(config, task.model_modules), tokenizer, validate(task.Settings, settings, where="settings"), training)
+    checked = validate(task.Settings, settings, where="settings")
+    return task(MPLUG(config, task.needed_modules(checked)), tokenizer, checked, training)

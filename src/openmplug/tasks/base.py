@@ -42,7 +42,7 @@ class Task(nn.Module, ABC):
 
     Class attributes:
         Settings: Typed settings of the task, the ``settings:`` section of a recipe.
-        model_modules: Parts of the model the task needs; nothing else is built.
+        model_modules: Parts of the model the task needs; nothing else is built. See ``needed_modules``.
         metric: The score that chooses the best checkpoint; higher is better.
 
     With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
@@ -57,6 +57,11 @@ class Task(nn.Module, ABC):
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+
+    @classmethod
+    def needed_modules(cls, settings: Any) -> tuple[str, ...]:
+        """Name the parts of the model that the task needs under these settings."""
+        return cls.model_modules
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Turn a split's records into training examples; by default each record is one."""

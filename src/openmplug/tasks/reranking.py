@@ -38,12 +38,15 @@ def image_to_text(model: MPLUG, split: Encoded, k: int, add_similarity: bool = F
     Args:
         model: With fusion and matching head, in eval mode.
         split: What to compare.
-        k: Candidates per picture, at most J.
+        k: Candidates per picture, at most J; 0 scores by the cosine similarity alone, and needs neither states nor matching head.
         add_similarity: Add the cosine similarity to the matching logit (videos), or not (images).
         pairs_per_call: Pairs fused at a time; bounds memory.
     """
-    for start in range(0, len(split.vision), block := max(1, pairs_per_call // k)):
+    for start in range(0, len(split.vision_features), block := _block(k, pairs_per_call)):
         similarities = _similarities(split.vision_features[start : start + block], split.text_features)  # (b, J)
+        if k == 0:
+            yield similarities
+            continue
         values, chosen = similarities.topk(k, dim=1)
         vision, texts = split.vision[start : start + block], chosen.flatten()
         yield _rows(model, similarities, chosen, values if add_similarity else None, vision, split.text[texts], split.text_mask[texts])
@@ -51,12 +54,20 @@ def image_to_text(model: MPLUG, split: Encoded, k: int, add_similarity: bool = F
 
 def text_to_image(model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int = 512) -> Iterator[Tensor]:
     """Score pictures for each text, in blocks of rows (b, I); arguments as in ``image_to_text``, k at most I."""
-    for start in range(0, len(split.text), block := max(1, pairs_per_call // k)):
+    for start in range(0, len(split.text_features), block := _block(k, pairs_per_call)):
         similarities = _similarities(split.text_features[start : start + block], split.vision_features)  # (b, I)
+        if k == 0:
+            yield similarities
+            continue
         values, chosen = similarities.topk(k, dim=1)
         rows = torch.arange(start, start + len(chosen), device=chosen.device).repeat_interleave(k)
         vision = split.vision[chosen.flatten()]
         yield _rows(model, similarities, chosen, values if add_similarity else None, vision, split.text[rows], split.text_mask[rows])
+
+
+def _block(k: int, pairs_per_call: int) -> int:
+    """How many queries to score at a time."""
+    return max(1, pairs_per_call // max(1, k))
 
 
 def _similarities(queries: Tensor, candidates: Tensor) -> Tensor:

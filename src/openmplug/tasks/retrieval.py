@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -38,8 +39,8 @@ class RetrievalSettings(Settings):
         captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
             augmented and encoded once for all of them; one of them, drawn at random, also learns to match. The batch counts pictures.
         matching_weight: Of the matching loss in the sum; the original's is 1. From scratch, matching stays at chance until pictures
-            and texts are aligned, and until then its gradient only disturbs the encoders.
-        k_test: Candidates that the matching head ranks.
+            and texts are aligned, and until then its gradient only disturbs the encoders. 0 builds neither fusion nor matching head.
+        k_test: Candidates that the matching head ranks; 0 keeps the order of the contrastive similarity.
         max_words: Words kept of a caption.
         max_text_length: Tokens of a caption in evaluation, [CLS] included.
         temperature_range: Keep the learned temperature inside; None leaves it free, as the original's fine-tuning does.
@@ -50,7 +51,7 @@ class RetrievalSettings(Settings):
     alpha: float = Field(default=0.4, ge=0, le=1)
     captions_per_example: int = Field(default=1, ge=1)
     matching_weight: float = Field(default=1.0, ge=0)
-    k_test: int = Field(default=256, ge=1)
+    k_test: int = Field(default=256, ge=0)
     max_words: int = Field(default=30, ge=1)
     max_text_length: int = Field(default=30, ge=2)
     temperature_range: tuple[float, float] | None = None
@@ -59,6 +60,8 @@ class RetrievalSettings(Settings):
     def _fits_together(self) -> RetrievalSettings:
         if self.queue_size == 0 and self.alpha > 0:
             raise ValueError(f"alpha {self.alpha} needs the momentum twin, which queue_size 0 leaves out; set alpha to 0 or keep a queue")
+        if self.matching_weight == 0 and self.k_test > 0:
+            raise ValueError(f"k_test {self.k_test} needs the matching head, which matching_weight 0 leaves out; set k_test to 0")
         if self.temperature_range is not None and not 0 < self.temperature_range[0] <= self.temperature_range[1]:
             raise ValueError(f"temperature_range {list(self.temperature_range)} is no range; expected 0 < low <= high")
         return self
@@ -133,6 +136,11 @@ class RetrievalTask(Task):
             self.twin = MomentumTwin(model, paired=("vision", "text", "contrastive"), momentum=settings.momentum)
             self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
 
+    @classmethod
+    def needed_modules(cls, settings: Any) -> tuple[str, ...]:
+        """Name the parts of the model; a weight of 0 leaves out what only matching uses."""
+        return cls.model_modules if settings.matching_weight > 0 else ("vision", "text", "contrastive")
+
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Make one example of every ``captions_per_example`` captions of a picture."""
         step = self.settings.captions_per_example
@@ -166,7 +174,7 @@ class RetrievalTask(Task):
         self._pending = None
 
     def forward(self, batch: Batch) -> Losses:
-        """Compute contrastive plus matching loss."""
+        """Compute contrastive plus matching loss; a loss of weight 0 is not computed."""
         assert self.queue is not None or self.settings.queue_size == 0, "training needs RetrievalTask(..., training=True)"
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
         mask, index, counts = batch.text.mask, batch.image_index, batch.samples_per_image
@@ -187,6 +195,8 @@ class RetrievalTask(Task):
                     targets_i2t = soft_targets(vision_m @ keys.text.T / temperature, targets_i2t, self._alpha)
                     targets_t2i = soft_targets(text_m @ keys.vision.T / temperature, targets_t2i, self._alpha)
             contrastive = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
+        if self.settings.matching_weight == 0:
+            return Losses(contrastive, {"itc": contrastive.detach()})
         i2t, t2i = i2t[:, : len(index)].detach(), t2i[:, : len(pictures)].detach()
         if first is not None and counts is not None:
             chosen = first + (torch.rand(len(counts), device=counts.device) * counts).long()
@@ -246,12 +256,18 @@ class RetrievalTask(Task):
         text_f: list[Tensor] = []
         for batch in batches:
             assert batch.images is not None and batch.text is not None and batch.targets_per_item is not None
-            tokens, words = self.model.encode_images(batch.images), self.model.encode_text(batch.text.ids, batch.text.mask)
-            vision.append(tokens)
+            tokens, words, mask = (
+                self.model.encode_images(batch.images),
+                self.model.encode_text(batch.text.ids, batch.text.mask),
+                batch.text.mask,
+            )
             vision_f.append(self.model.contrastive.vision_features(tokens))
             text_f.append(self.model.contrastive.text_features(words))
+            if self.settings.k_test == 0:  # nothing will be fused: only the features of a large split fit into memory
+                tokens, words, mask = tokens[:, :0], words[:, :0], mask[:, :0]
+            vision.append(tokens)
             text += words.unbind(0)
-            masks += batch.text.mask.unbind(0)
+            masks += mask.unbind(0)
             samples += batch.samples
             counts += batch.targets_per_item.tolist()
         if not samples:
@@ -300,4 +316,6 @@ class RetrievalTask(Task):
 
     def scorer(self) -> dict[str, str]:
         """Name the protocol."""
-        return {"protocol": f"contrastive top {self.settings.k_test}, ranked by the matching logit; txt = picture to text, percent"}
+        k = self.settings.k_test
+        order = f"contrastive top {k}, ranked by the matching logit" if k else "contrastive similarity"
+        return {"protocol": f"{order}; txt = picture to text, percent"}
