@@ -378,7 +378,16 @@ def test_a_batch_longer_than_the_queue_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"queue_size": -1}, {"queue_size": 0, "alpha": 0.1}, {"momentum": 1.0}, {"alpha": -0.1}, {"k_test": -1}, {"matching_weight": 0}, {"temp": 0.07}]
+    "settings",
+    [
+        {"queue_size": -1},
+        {"queue_size": 0, "alpha": 0.1},
+        {"momentum": 1.0},
+        {"alpha": -0.1},
+        {"k_test": -1},
+        {"matching_weight": 0},
+        {"temp": 0.07},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(settings))):
