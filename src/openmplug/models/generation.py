@@ -2,6 +2,9 @@
 
 Every function decodes with a key/value cache and projects the memory of an item once, however many beams, candidates and steps
 use it. The plain path (whole prefix every step, memory projected for every beam) lives in the tests as the oracle.
+
+What returns plain numbers runs in inference mode: a step of one item is hundreds of small operations, and not tracking them saves
+nearly half of what they cost beside the arithmetic.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ def top_words(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, places.gather(1, order)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     decoder: TextDecoder,
     memory: DecoderMemory,
@@ -160,7 +163,7 @@ def beam_search(
     return [sorted(hypotheses, key=lambda one: -one.score)[:num_return] for hypotheses in found]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     decoder: TextDecoder,
     memory: DecoderMemory,
