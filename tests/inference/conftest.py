@@ -22,15 +22,16 @@ SETTINGS = {"vqa": {"num_beams": 2, "max_length": 5}, "caption": {"num_beams": 2
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a task."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a task, with other settings where given."""
     made: dict[str, Path] = {}
 
-    def get(task: str) -> Path:
-        if task not in made:
+    def get(task: str, **settings: float) -> Path:
+        key = f"{task} {settings}"
+        if key not in made:
             torch.manual_seed(3)
             tokenizer = Tokenizer.from_vocab(build_vocabulary([WORDS], min_count=1))
-            built = build_task(task, MODEL, tokenizer, SETTINGS[task])
+            built = build_task(task, MODEL, tokenizer, {**SETTINGS[task], **settings})
             with torch.no_grad():
                 for parameter in built.model.parameters():
                     # Larger than at initialization, so that pictures and words make a difference to what is said.
@@ -46,8 +47,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             }
             save_weights(folder, built.model.state_dict(), config)
             tokenizer.save(folder)
-            made[task] = folder
-        return made[task]
+            made[key] = folder
+        return made[key]
 
     return get
 

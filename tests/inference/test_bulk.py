@@ -16,7 +16,7 @@ from openmplug.errors import DataError, UsageError
 from openmplug.inference.bulk import Count, collect, columns, predict, write_results
 from openmplug.inference.pipelines import load
 
-Folders = Callable[[str], Path]
+Folders = Callable[..., Path]
 
 
 @pytest.fixture
@@ -137,6 +137,13 @@ def test_matches_have_two_numbers(folders: Folders, place: Path) -> None:
     rows = collect([str(place / "a.png")], "match", "a red circle")
     (record,) = predict(load(folders("retrieval")), "match", rows)
     assert list(record) == ["image", "text", "probability", "similarity"]
+
+
+def test_without_a_matching_head_there_is_a_similarity_only(folders: Folders, place: Path) -> None:
+    rows = collect([str(place / "a.png")], "match", "a red circle")
+    (record,) = predict(load(folders("retrieval", matching_weight=0, k_test=0)), "match", rows)
+    assert record["probability"] is None
+    assert -1.001 <= record["similarity"] <= 1.001
 
 
 def test_the_ending_names_the_format(tmp_path: Path) -> None:

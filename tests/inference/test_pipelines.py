@@ -14,7 +14,7 @@ import openmplug
 from openmplug.errors import DataError, UsageError
 from openmplug.inference.pipelines import Answer, Caption, Match, load, read_image
 
-Folders = Callable[[str], Path]
+Folders = Callable[..., Path]
 QUESTIONS = [
     "what colour is the circle ?",
     "how many ?",

@@ -51,9 +51,12 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How well a text fits a picture: the matching head's probability (0 to 1) and the cosine similarity of both (-1 to 1)."""
+    """How well a text fits a picture: the matching head's probability (0 to 1) and the cosine similarity of both (-1 to 1).
 
-    probability: float
+    The probability is None where the model was trained without matching (``settings.matching_weight: 0``).
+    """
+
+    probability: float | None
     similarity: float
 
 
@@ -190,6 +193,8 @@ class Pipeline:
         vision, text = model.encode_images(batch.images), model.encode_text(words.ids, words.mask)
         features = model.contrastive.vision_features(vision).float(), model.contrastive.text_features(text).float()
         similarities = (features[0] * features[1]).sum(dim=1)
+        if "matching" not in model.modules_built:
+            return [Match(None, similarity) for similarity in similarities.tolist()]
         # Logit 1 of the two is "match".
         probabilities = model.matching(model.fuse(vision, text, words.mask).text).float().softmax(dim=1)[:, 1]
         return [Match(*values) for values in zip(probabilities.tolist(), similarities.tolist(), strict=True)]
