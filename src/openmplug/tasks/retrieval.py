@@ -38,8 +38,7 @@ class RetrievalSettings(Settings):
         alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
         captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
             augmented and encoded once for all of them; one of them, drawn at random, also learns to match. The batch counts pictures.
-        masked_words: Probability of a caption's token to be replaced by [MASK] in training; the original masks none. On small data it
-            keeps the encoders from telling captions apart by single rare words.
+        masked_words: Probability of a caption's token to be replaced by [MASK] in training; the original masks none.
         matching_weight: Of the matching loss in the sum; the original's is 1. From scratch, matching stays at chance until pictures
             and texts are aligned, and until then its gradient only disturbs the encoders. 0 builds neither fusion nor matching head.
         k_test: Candidates that the matching head ranks; 0 keeps the order of the contrastive similarity.
