@@ -14,12 +14,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from openmplug.checkpoints.report import list_models
     from openmplug.data.tokenizer import Tokenizer
     from openmplug.engine.catalog import list_recipes
     from openmplug.engine.recipe import RunConfig, load_recipe
     from openmplug.engine.run import evaluate, train
     from openmplug.errors import DataError, EnvironmentProblem, ModelError, OpenmplugError, UsageError
-    from openmplug.inference.pipelines import Answer, Caption, Match, Pipeline, load
+    from openmplug.inference.loading import load
+    from openmplug.inference.model import Model
+    from openmplug.inference.pipelines import Pipeline, pipeline
+    from openmplug.inference.results import Answer, Box, Caption, Match
     from openmplug.models.mplug import MPLUG, MPLUGConfig
 
 __version__ = "0.1.0"
@@ -27,11 +31,13 @@ __version__ = "0.1.0"
 __all__ = [
     "MPLUG",
     "Answer",
+    "Box",
     "Caption",
     "DataError",
     "EnvironmentProblem",
     "MPLUGConfig",
     "Match",
+    "Model",
     "ModelError",
     "OpenmplugError",
     "Pipeline",
@@ -40,19 +46,25 @@ __all__ = [
     "UsageError",
     "__version__",
     "evaluate",
+    "list_models",
     "list_recipes",
     "load",
     "load_recipe",
+    "pipeline",
     "train",
 ]
 
 _HOMES = {
+    "checkpoints.report": ("list_models",),
     "data.tokenizer": ("Tokenizer",),
     "engine.catalog": ("list_recipes",),
     "engine.recipe": ("RunConfig", "load_recipe"),
     "engine.run": ("evaluate", "train"),
     "errors": ("DataError", "EnvironmentProblem", "ModelError", "OpenmplugError", "UsageError"),
-    "inference.pipelines": ("Answer", "Caption", "Match", "Pipeline", "load"),
+    "inference.loading": ("load",),
+    "inference.model": ("Model",),
+    "inference.pipelines": ("Pipeline", "pipeline"),
+    "inference.results": ("Answer", "Box", "Caption", "Match"),
     "models.mplug": ("MPLUG", "MPLUGConfig"),
 }
 _HOME_OF = {name: f"openmplug.{home}" for home, names in _HOMES.items() for name in names}

@@ -14,7 +14,7 @@ import pytest
 
 from openmplug.errors import DataError, UsageError
 from openmplug.inference.bulk import Count, collect, columns, predict, write_results
-from openmplug.inference.pipelines import load
+from openmplug.inference.loading import load
 
 Folders = Callable[..., Path]
 

@@ -97,6 +97,8 @@ def mplug_keymap(text_layers: int, fusion_start: int, connected: tuple[int, ...]
         ),
         Ignored(r"text_decoder\.cls\.predictions\.decoder\.(weight|bias)", "tied to the word embeddings and to predictions.bias"),
         Ignored(r"(prefix_ids|target_ids|bbox_prob_mask)", "constant buffers of the grounding model"),
+        Ignored(r"(text|fusion)_encoder\.cls\..*", "the masked-language head of pre-training"),
+        Ignored(r"text_encoder\.pooler\..*|fusion_encoder\.pooler\..*|text_decoder\.bert\.pooler\..*", "BERT's pooler never runs"),
         *(Ignored(pattern, f"the model was built without {module}") for module, pattern in _MODULE_KEYS.items() if module not in modules),
     ]
     return KeyMap(rules, ignored)
@@ -112,6 +114,15 @@ _MODULE_KEYS = {
 }
 
 
+QUEUE = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
+
+
+def is_momentum(key: str) -> bool:
+    """Say whether a key belongs to a momentum copy (``visual_encoder_m.…``)."""
+    first, dot, _ = key.partition(".")
+    return bool(dot) and first.endswith("_m")
+
+
 def split_momentum(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Split a state dict into student, momentum twin (renamed to student names) and queue buffers.
 
@@ -124,27 +135,39 @@ def split_momentum(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
     twin: dict[str, Tensor] = {}
     queue: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        first, dot, rest = key.partition(".")
-        if key in ("image_queue", "text_queue", "idx_queue", "queue_ptr"):
+        first, _, rest = key.partition(".")
+        if key in QUEUE:
             queue[key] = tensor
-        elif dot and first.endswith("_m"):
+        elif is_momentum(key):
             twin[f"{first[:-2]}.{rest}"] = tensor
         else:
             student[key] = tensor
     return student, twin, queue
 
 
+def final_name(key: str) -> str:
+    """Rename a pre-training key (``text_encoder.bert.X``, ``fusion_encoder.fusion.X``) to the name fine-tuned models use.
+
+    Example:
+        >>> final_name("fusion_encoder.bert.encoder.layer.6.output.dense.bias")
+        'fusion_encoder.encoder.layer.6.output.dense.bias'
+        >>> final_name("text_decoder.bert.embeddings.LayerNorm.bias")
+        'text_decoder.bert.embeddings.LayerNorm.bias'
+    """
+    if ("fusion" in key or "bert" in key) and "decode" not in key:
+        return re.sub(r"(?<![A-Za-z_])(fusion|bert)\.", "", key)
+    return key
+
+
 def final_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename pre-training keys (``text_encoder.bert.X``, ``fusion_encoder.fusion.X``) to the names fine-tuned models use.
+    """Rename pre-training keys to the names fine-tuned models use.
 
     Unlike the original's loop, keys that have their final name already are kept; that loop deletes every ``fusion_encoder.*`` of a
     fine-tuned checkpoint. Where both names are present, the final one wins.
     """
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key
-        if ("fusion" in key or "bert" in key) and "decode" not in key:
-            name = re.sub(r"(?<![A-Za-z_])(fusion|bert)\.", "", key)
+        name = final_name(key)
         if name == key or name not in state:
             result[name] = tensor
     return result

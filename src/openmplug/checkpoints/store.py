@@ -163,6 +163,16 @@ def check_keys(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequen
     raise ModelError(f"checkpoint '{where}' does not fit the model, nothing was loaded: keys {text}; likely cause: {cause}")
 
 
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read a folder's tensors, memory-mapped.
+
+    Raises:
+        ModelError: If the file is not there or damaged.
+    """
+    with open_tensors(Path(folder) / WEIGHTS) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Load a folder's weights into a model; every key must be there, none may be left over, every shape must fit.
 

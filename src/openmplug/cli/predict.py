@@ -42,7 +42,8 @@ def _run(
     dry_run: bool,
 ) -> None:
     from openmplug.errors import UsageError
-    from openmplug.inference import bulk, pipelines
+    from openmplug.inference import bulk
+    from openmplug.inference.loading import load
 
     # Everything that can be wrong with the command is found before the model is loaded.
     bulk.check_output(output)
@@ -58,7 +59,7 @@ def _run(
         import torch
 
         torch.manual_seed(seed)
-    pipeline = pipelines.load(model, device, dtype, batch_size or 16)
+    pipeline = load(model, device, dtype, batch_size or 16)
     count = bulk.Count()
     records = bulk.predict(pipeline, verb, rows, on_error, count)
     bulk.write_results(output, screen.progress(records, len(rows), "predicting"), bulk.columns(verb, rows))

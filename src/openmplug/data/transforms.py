@@ -88,12 +88,12 @@ class EvalTransform:
 
     def __init__(self, settings: ImageSettings) -> None:
         self.settings = settings
-        self._normalise = _Normalise(settings.mean, settings.std)
+        self.normalise = _Normalise(settings.mean, settings.std)
 
     def __call__(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
         """Transform one RGB picture to (3, size, size) float32; ``rng`` is not used."""
         size = (self.settings.size, self.settings.size)
-        return self._normalise(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+        return self.normalise(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
 
 
 class TrainTransform:

@@ -20,7 +20,8 @@ from openmplug.config import did_you_mean
 from openmplug.data.images import PICTURE_SUFFIXES, FolderImages, ImageSource, open_images
 from openmplug.data.readers.files import read_rows
 from openmplug.errors import DataError, EnvironmentProblem, UsageError
-from openmplug.inference.pipelines import Pipeline, read_image
+from openmplug.inference.model import Model
+from openmplug.inference.pictures import read_image
 
 TABLE_SUFFIXES = frozenset({".jsonl", ".csv"})
 VERBS = {"vqa": "question", "caption": None, "match": "text"}
@@ -128,7 +129,7 @@ def _no_column(where: str, column: str, found: Sequence[str], needed: Sequence[s
 
 
 def predict(
-    pipeline: Pipeline, verb: str, rows: Sequence[Row], on_error: str = "error", count: Count | None = None
+    pipeline: Model, verb: str, rows: Sequence[Row], on_error: str = "error", count: Count | None = None
 ) -> Iterator[dict[str, Any]]:
     """Predict rows in order.
 
@@ -189,7 +190,7 @@ def columns(verb: str, rows: Sequence[Row]) -> list[str]:
     return ["image", *(word for word in words if word), *RESULTS[verb], "error", *carried]
 
 
-def _results(pipeline: Pipeline, verb: str, images: list[Image.Image], texts: list[str]) -> Iterator[dict[str, Any]]:
+def _results(pipeline: Model, verb: str, images: list[Image.Image], texts: list[str]) -> Iterator[dict[str, Any]]:
     if not images:
         return
     found: Any
@@ -199,7 +200,7 @@ def _results(pipeline: Pipeline, verb: str, images: list[Image.Image], texts: li
         found = pipeline.answer(images, texts) if verb == "vqa" else pipeline.match(images, texts)
     for one in found:
         # (text, score) or (probability, similarity), in the order of the columns.
-        yield dict(zip(RESULTS[verb], astuple(one), strict=True))
+        yield dict(zip(RESULTS[verb], astuple(one), strict=False))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from openmplug.tasks.vqa import VQATask
 
 TASKS: dict[str, type[Task]] = {"vqa": VQATask, "caption": CaptioningTask, "retrieval": RetrievalTask}
 
-__all__ = ["TASKS", "Progress", "Task", "build_task"]
+__all__ = ["TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]
 
 
 def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settings: Mapping[str, Any], training: bool = False) -> Task:
@@ -32,12 +32,31 @@ def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settin
     Raises:
         UsageError: If the task, the size or a setting is unknown.
     """
-    if name not in TASKS:
-        raise UsageError(f"unknown task '{name}'{did_you_mean(name, TASKS)} (one of {', '.join(sorted(TASKS))})")
+    cls = find_task(name)
     fields = {**model, "vocab_size": tokenizer.vocab_size}
     # A saved model states every size, under whatever name; only a recipe's short form needs the name to be known.
     complete = fields.keys() >= MPLUGConfig.model_fields.keys() or "name" not in fields
     config = MPLUGConfig(**fields) if complete else MPLUGConfig.named(**fields)
-    task = TASKS[name]
-    checked = validate(task.Settings, settings, where="settings")
-    return task(MPLUG(config, task.needed_modules(checked)), tokenizer, checked, training)
+    checked = validate(cls.Settings, settings, where="settings")
+    return cls(MPLUG(config, cls.needed_modules(checked)), tokenizer, checked, training)
+
+
+def find_task(name: str) -> type[Task]:
+    """Return the task of a name.
+
+    Raises:
+        UsageError: If there is none; with the nearest name.
+    """
+    if name not in TASKS:
+        raise UsageError(f"unknown task '{name}'{did_you_mean(name, TASKS)} (one of {', '.join(sorted(TASKS))})")
+    return TASKS[name]
+
+
+def task_around(name: str, model: MPLUG, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Task:
+    """Build a task around a model that exists; several tasks may share one.
+
+    Raises:
+        UsageError: If the task or a setting is unknown.
+    """
+    cls = find_task(name)
+    return cls(model, tokenizer, validate(cls.Settings, settings, where="settings"))

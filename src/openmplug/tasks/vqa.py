@@ -16,7 +16,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
 from openmplug.models.decoder import DecoderMemory
-from openmplug.models.generation import rank_answers
+from openmplug.models.generation import Ranking, rank_answers
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
 from openmplug.objectives.language import soft_token_losses, text_labels
@@ -185,12 +185,23 @@ class VQATask(Task):
         )
         return [_prediction(sample, text, best.score) for sample, (text, best) in zip(batch.samples, answers, strict=True)]
 
-    def _rank(self, batch: Batch, memory: DecoderMemory) -> list[Prediction]:
+    def rank(self, batch: Batch) -> Ranking:
+        """Rank ``settings.answers`` for each question.
+
+        Raises:
+            DataError: If there are none.
+        """
+        return self._ranking(self._memory(batch, self.model))
+
+    def _ranking(self, memory: DecoderMemory) -> Ranking:
         answers = self.settings.answers
         if not answers:
             raise DataError("settings.inference is 'rank' but there are no answers to rank; give settings.answers")
         tokens = self.tokenizer([target_text(answer) for answer in answers]).to(memory.layers[0].keys.device)
-        ranking = rank_answers(self.model.decoder, memory, tokens.ids, tokens.mask, k=min(self.settings.k_test, len(answers)))
+        return rank_answers(self.model.decoder, memory, tokens.ids, tokens.mask, k=min(self.settings.k_test, len(answers)))
+
+    def _rank(self, batch: Batch, memory: DecoderMemory) -> list[Prediction]:
+        ranking, answers = self._ranking(memory), self.settings.answers
         best, probability = ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist()
         return [_prediction(sample, answers[i], p) for sample, i, p in zip(batch.samples, best, probability, strict=True)]
 

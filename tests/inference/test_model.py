@@ -12,7 +12,9 @@ from PIL import Image
 
 import openmplug
 from openmplug.errors import DataError, UsageError
-from openmplug.inference.pipelines import Answer, Caption, Match, load, read_image
+from openmplug.inference.loading import load
+from openmplug.inference.pictures import read_image
+from openmplug.inference.results import Answer, Caption, Match
 
 Folders = Callable[..., Path]
 QUESTIONS = [
@@ -96,7 +98,7 @@ def test_pictures_in_memory_are_treated_as_files(tmp_path: Path) -> None:
         (np.zeros((4, 4)), r"an image array must be uint8 of shape .*; got float64 \(4, 4\)"),
         (np.zeros((4, 4, 2), np.uint8), r"got uint8 \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), "an image array must be uint8"),
-        (7, "an image must be a path, bytes, a PIL image or an array; got int"),
+        (7, "an image must be a path, bytes, a PIL image, an array or a tensor; got int"),
     ],
 )
 def test_what_is_no_picture(image: Any, message: str) -> None:

@@ -1,0 +1,229 @@
+"""What a checkpoint says about its own architecture: sizes from the shapes, the rest from the configuration files beside it.
+
+Shapes tell every size but three: the heads of the text stacks, the heads of the vision tower and which fusion layers are connected.
+Configuration files tell them; else the published sizes do, where the shapes are exactly theirs; else they have to be given by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openmplug.config import read_yaml
+from openmplug.errors import ModelError
+from openmplug.models.fusion import connected_layers
+from openmplug.models.mplug import MODULES, SIZES, MPLUGConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+CONFIG_NAMES = ("config_bert.json", "config_bert_stride3.json", "config.yaml", "config.json", "configuration.json")
+"""Files beside a checkpoint that may describe it."""
+_CLIP_HEAD = _BERT_HEAD = 64  # width of an attention head in every published CLIP and BERT
+
+
+@dataclass(slots=True)
+class Description:
+    """An architecture and how it is known.
+
+    Args:
+        config: The sizes.
+        fusion_start: Number of the first fusion layer that runs, in the file's counting.
+        modules: Parts of the model that the file has.
+        assumed: What no file says and the published sizes supply, one sentence each.
+    """
+
+    config: MPLUGConfig
+    fusion_start: int
+    modules: tuple[str, ...]
+    assumed: list[str] = field(default_factory=list)
+
+
+def read_hints(paths: Iterable[Path]) -> dict[str, Any]:
+    """Collect the fields of JSON and YAML files, nested ones too; the first file that has a field wins.
+
+    Raises:
+        ModelError: If a file cannot be parsed.
+    """
+    found: dict[str, Any] = {}
+    for path in paths:
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else read_yaml(path)
+        except (ValueError, OSError) as error:
+            raise ModelError(f"'{path}' cannot be read ({' '.join(str(error).split())[:100]}); mend it or move it away") from error
+        for key, value in _flatten(tree):
+            found.setdefault(key, value)
+    return found
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every plain field of a nested configuration under its own name."""
+    found: dict[str, Any] = {}
+    for key, value in _flatten(tree):
+        found.setdefault(key, value)
+    return found
+
+
+def _flatten(tree: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, Mapping):
+        return
+    for key, value in tree.items():
+        if not isinstance(value, Mapping):
+            yield str(key), value
+    for key, value in tree.items():
+        # CLIP's fields have names that mean other things in BERT's, and its vision heads follow from the width.
+        if isinstance(value, Mapping) and key != "clip":
+            yield from _flatten(value)
+
+
+def _count(shapes: Shapes, pattern: str) -> list[int]:
+    """Return the sorted numbers that a pattern's group takes among the keys."""
+    expression = re.compile(pattern)
+    return sorted({int(match[1]) for key in shapes if (match := expression.match(key))})
+
+
+def find_modules(shapes: Shapes) -> tuple[str, ...]:
+    """Name the parts of the model that the keys (original names) belong to."""
+    there = {
+        "vision": "visual_encoder.visual.class_embedding" in shapes,
+        "text": any(key.startswith("text_encoder.encoder.layer.") for key in shapes),
+        "fusion": any(key.startswith("fusion_encoder.encoder.layer.") for key in shapes),
+        "decoder": any(key.startswith("text_decoder.bert.encoder.layer.") for key in shapes),
+        "contrastive": any(key.startswith(("vision_proj.", "text_proj.")) for key in shapes) and "temp" in shapes,
+        "matching": any(key.startswith("itm_head.") for key in shapes),
+    }
+    return tuple(name for name in MODULES if there[name])
+
+
+def describe(shapes: Shapes, hints: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Description:
+    """Read an architecture.
+
+    Args:
+        shapes: Shape by original name, without momentum copies.
+        hints: Fields of the configuration files, as the originals name them.
+        given: Fields of ``MPLUGConfig`` that the user named; they come first.
+        where: The file, for messages.
+
+    Raises:
+        ModelError: If something can be known only from the user.
+    """
+    modules = find_modules(shapes)
+    if not modules:
+        raise ModelError(f"'{where}' has no key of an mPLUG model; first keys: {', '.join(list(shapes)[:3])}")
+    sizes: dict[str, Any] = {}
+    if "vision" in modules:
+        sizes |= _vision_sizes(shapes, where)
+    sizes |= _word_sizes(shapes, modules)
+    if sizes.get("vision_width") and "width" not in sizes:
+        sizes["width"] = shapes["visn_fc.weight"][0] if "visn_fc.weight" in shapes else sizes["vision_width"]
+    sizes["text_layers"] = len(_count(shapes, r"text_encoder\.encoder\.layer\.(\d+)\."))
+    crossed = _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.crossattention\.")
+    fused = crossed or _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.")
+    sizes["fusion_layers"] = len(fused)
+    decoder = _count(shapes, r"text_decoder\.bert\.encoder\.layer\.(\d+)\.")
+    if decoder:
+        sizes["decoder_layers"] = len(decoder)
+    description = Description(MPLUGConfig(), min(fused, default=0), modules)
+    name = _published(sizes, modules)
+    sizes |= _unseen(sizes, modules, hints, given, name, description.assumed, where)
+    sizes |= {ours: hints[theirs] for theirs, ours in _DROPOUTS.items() if theirs in hints}
+    description.config = MPLUGConfig(**{"name": name or Path(where).stem, "connected_layers": (), **sizes, **given})
+    return description
+
+
+_DROPOUTS = {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
+
+
+def _vision_sizes(shapes: Shapes, where: str) -> dict[str, Any]:
+    tower = "visual_encoder.visual."
+    kernel, table = shapes.get(f"{tower}conv1.weight"), shapes.get(f"{tower}positional_embedding")
+    if kernel is None or table is None:
+        lost = "conv1.weight" if kernel is None else "positional_embedding"
+        raise ModelError(f"'{where}' lacks {tower}{lost}, without which the image size cannot be known; the file is incomplete")
+    if len(kernel) == 5:
+        raise ModelError(f"'{where}' is an mPLUG-2 checkpoint (its patch kernel has 5 dimensions); this version reads mPLUG's")
+    grid = round((table[0] - 1) ** 0.5)
+    if len(kernel) != 4 or len(table) != 2 or table[0] != 1 + grid * grid:
+        raise ModelError(f"'{where}': patch kernel {kernel} and position table {table} are no square picture; the file was edited")
+    return {
+        "patch_size": kernel[2],
+        "image_size": kernel[2] * grid,
+        "vision_width": kernel[0],
+        "vision_layers": len(_count(shapes, r"visual_encoder\.visual\.transformer\.resblocks\.(\d+)\.")),
+    }
+
+
+def _word_sizes(shapes: Shapes, modules: tuple[str, ...]) -> dict[str, Any]:
+    """Read the sizes that text encoder, fusion and decoder share from the first of them that tells each."""
+    sizes: dict[str, Any] = {}
+    for stack in ("text_encoder", "text_decoder.bert", "fusion_encoder"):
+        words, positions = (shapes.get(f"{stack}.embeddings.{part}_embeddings.weight", ()) for part in ("word", "position"))
+        if len(words) == 2:
+            sizes.setdefault("vocab_size", words[0])
+            sizes.setdefault("width", words[1])
+        if len(positions) == 2:
+            sizes.setdefault("max_positions", positions[0])
+        wide = [shape for key, shape in shapes.items() if key.startswith(stack) and key.endswith(".intermediate.dense.weight")]
+        if wide and len(wide[-1]) == 2:
+            sizes.setdefault("intermediate", wide[-1][0])
+            sizes.setdefault("width", wide[-1][1])
+    if "contrastive" in modules:
+        sizes["embed_dim"] = next(shapes[key][0] for key in ("vision_proj.bias", "text_proj.bias", "vision_proj.weight") if key in shapes)
+    return sizes
+
+
+def _published(sizes: Mapping[str, Any], modules: tuple[str, ...]) -> str | None:
+    """Name the published size whose shapes these are; the image size may differ."""
+    compared = {"vision": ("patch_size", "vision_width", "vision_layers"), "text": ("text_layers", "width", "intermediate")}
+    compared |= {"fusion": ("fusion_layers", "width", "intermediate"), "decoder": ("decoder_layers", "width", "intermediate")}
+    fields = [name for module in modules for name in compared.get(module, ())]
+    for size in ("mplug-base", "mplug-large", "mplug-huge"):
+        published = MPLUGConfig.named(size)
+        if fields and all(sizes.get(name) == getattr(published, name) for name in fields):
+            return size
+    return None
+
+
+def _unseen(
+    sizes: Mapping[str, Any],
+    modules: tuple[str, ...],
+    hints: Mapping[str, Any],
+    given: Mapping[str, Any],
+    name: str | None,
+    assumed: list[str],
+    where: str,
+) -> dict[str, Any]:
+    """Find what no shape shows: heads and connected layers."""
+    found: dict[str, Any] = {}
+    asked: list[str] = []
+    worded = {"text", "fusion", "decoder"} & set(modules)
+    if "vision" in modules and "vision_heads" not in given:
+        if sizes["vision_width"] % _CLIP_HEAD:
+            asked.append("vision_heads")
+        else:
+            found["vision_heads"] = sizes["vision_width"] // _CLIP_HEAD  # so in every CLIP
+    if "heads" not in given:
+        if "num_attention_heads" in hints:
+            found["heads"] = hints["num_attention_heads"]
+        elif worded and sizes["width"] not in (768, 1024):
+            asked.append("heads")
+        elif "width" in sizes:
+            found["heads"] = sizes["width"] // _BERT_HEAD if sizes["width"] % _BERT_HEAD == 0 else 1
+    if "fusion" in modules and "connected_layers" not in given:
+        if "stride_layer" in hints:
+            found["connected_layers"] = connected_layers(int(hints["stride_layer"]), sizes["fusion_layers"])
+        elif name is None:
+            asked.append("connected_layers")
+        else:
+            found["connected_layers"] = SIZES[name].get("connected_layers", MPLUGConfig().connected_layers)
+            assumed.append(f"connected fusion layers {list(found['connected_layers'])}: those of {name}, whose shapes the file has")
+    if asked:
+        example = {"vision_heads": "vision_heads=12", "heads": "heads=12", "connected_layers": "connected_layers=[]"}
+        raise ModelError(
+            f"'{where}': no shape tells {' and '.join(asked)}, and no configuration beside it does;"
+            f" give {' '.join(example[one] for one in asked)}, or --config FILE (config_bert.json)"
+        )
+    return found

@@ -1,0 +1,122 @@
+"""What ``openmplug models`` says about sizes, folders and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmplug.checkpoints.folder import ORIGIN, find_folder, is_ours
+from openmplug.checkpoints.foreign import TASK_MODULES, Options, open_foreign
+from openmplug.checkpoints.store import model_hash, read_config
+from openmplug.config import did_you_mean
+from openmplug.errors import ModelError, UsageError
+from openmplug.models.mplug import MODULES, MPLUG, SIZES, MPLUGConfig
+
+RELEASED = (
+    ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind, mPLUG"),
+    ("mplug.en.large.pth", "mplug-large", "pre-training", "AliceMind, mPLUG"),
+    ("mplug.en.large.v2.pth", "mplug-large", "pre-training, continued for VQA and captions", "AliceMind, mPLUG"),
+    ("mplug_visual-question-answering_coco_large_en", "mplug-large", "vqa", "ModelScope damo/"),
+    ("mplug_image-captioning_coco_base_en", "mplug-base", "caption", "ModelScope damo/"),
+    ("mplug_image-captioning_coco_large_en", "mplug-large", "caption", "ModelScope damo/"),
+    ("mplug_image-text-retrieval_flickr30k_large_en", "mplug-large", "retrieval", "ModelScope damo/"),
+    ("mplug_backbone_base_en", "mplug-base", "pre-training", "ModelScope damo/"),
+)
+"""Name, size, task and origin of weights that others published."""
+
+
+def _parts(config: MPLUGConfig, modules: tuple[str, ...]) -> list[dict[str, Any]]:
+    with torch.device("meta"):
+        state = MPLUG(config, modules).state_dict()
+    parts: dict[str, list[int]] = {}
+    for name, tensor in state.items():
+        parts.setdefault(name.split(".")[0], []).append(tensor.numel())
+    rows = [(part, len(counts), sum(counts)) for part, counts in parts.items()]
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    return [
+        {"part": part, "tensors": tensors, "parameters": f"{count:,}", "mb_fp32": round(count * 4e-6, 1), "mb_bf16": round(count * 2e-6, 1)}
+        for part, tensors, count in rows
+    ]
+
+
+def list_models() -> list[str]:
+    """Return the named sizes.
+
+    Example:
+        >>> list_models()[:3]
+        ['mplug-tiny', 'mplug-small', 'mplug-base']
+    """
+    return list(SIZES)
+
+
+def size_rows() -> list[dict[str, Any]]:
+    """Return one row for each named size."""
+    rows = []
+    for name in SIZES:
+        config = MPLUGConfig.named(name)
+        with torch.device("meta"):
+            count = sum(tensor.numel() for tensor in MPLUG(config).state_dict().values())
+        rows.append(
+            {
+                "name": name,
+                "million": round(count / 1e6, 1),
+                "pixels": config.image_size,
+                "vision": f"{config.vision_layers} x {config.vision_width} / {config.patch_size}",
+                "text": f"{config.text_layers} x {config.width}",
+                "fusion": f"{config.fusion_layers}, connected {list(config.connected_layers)}",
+                "decoder": config.decoder_layers,
+            }
+        )
+    return rows
+
+
+def describe_model(name: str, task: str | None = None, options: Options | None = None) -> dict[str, Any]:
+    """Describe a named size, a folder of ours or a foreign checkpoint.
+
+    Args:
+        name: Which.
+        task: Of a named size: show only the parts that this task runs.
+        options: What the user says about a foreign checkpoint.
+
+    Raises:
+        UsageError: If it is neither a size nor a path, or the task is unknown.
+        ModelError: If the path is no checkpoint.
+    """
+    if task is not None and task not in TASK_MODULES:
+        raise UsageError(f"unknown task '{task}'{did_you_mean(task, TASK_MODULES)} (one of {', '.join(TASK_MODULES)})")
+    if name in SIZES:
+        config, modules = MPLUGConfig.named(name), TASK_MODULES[task] if task else MODULES
+        return {"kind": "size", "task": task, "model": config.model_dump(mode="json"), "parts": _parts(config, modules), "notes": []}
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise UsageError(f"'{name}' is neither a path nor a size{did_you_mean(name, SIZES)} (sizes: {', '.join(SIZES)})")
+    folder = find_folder(path)
+    if is_ours(folder):
+        content = read_config(folder)
+        config, modules = MPLUGConfig(**content["model"]), tuple(content["modules"])
+        origin = "converted, see origin.json" if (folder / ORIGIN).is_file() else "trained here"
+        return {
+            "kind": "folder",
+            "task": content["task"],
+            "origin": origin,
+            "sha256": model_hash(folder),
+            "model": content["model"],
+            "parts": _parts(config, modules),
+            "notes": [],
+        }
+    try:
+        foreign = open_foreign(path, options)
+    except ModelError as error:
+        raise ModelError(f"{error} (models show reads checkpoints of mPLUG, CLIP and BERT)") from error
+    return {
+        "kind": f"{foreign.origin} checkpoint",
+        "task": foreign.task,
+        "mapped": len(foreign.mapped),
+        "unused": len(foreign.unused),
+        "missing": len(foreign.new),
+        "model": foreign.config.model_dump(mode="json"),
+        "parts": _parts(foreign.config, foreign.modules),
+        "notes": foreign.notes,
+    }

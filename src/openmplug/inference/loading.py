@@ -1,0 +1,112 @@
+"""From a name to a model: folders of ours, released files, ModelScope and DeepSpeed folders, the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openmplug.checkpoints.convert import words_of
+from openmplug.checkpoints.folder import drawn_weights, find_folder, foreign_config, is_ours, read_folder
+from openmplug.checkpoints.foreign import Options, open_foreign
+from openmplug.checkpoints.store import CONFIG, read_weights
+from openmplug.config import did_you_mean
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.device import choose_device, choose_precision
+from openmplug.errors import ModelError, UsageError
+from openmplug.inference.model import Model
+from openmplug.models.mplug import MPLUG, SIZES, MPLUGConfig
+
+
+def load(
+    model: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 16,
+    *,
+    weights: str | Path | None = None,
+    task: str | None = None,
+    image_size: int | None = None,
+    vocab: str | Path | None = None,
+    allow_missing: Sequence[str] = (),
+    **architecture: Any,
+) -> Model:
+    """Load a model.
+
+    Args:
+        model: A folder that openmplug wrote (or a run's folder, for its ``checkpoint-best``); a released checkpoint: file, ModelScope or
+            DeepSpeed folder; a name on the Hugging Face hub (``org/name``); or a named size, with ``weights``.
+        device: ``auto`` (None), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        dtype: ``auto`` (None), ``fp32``, ``bf16`` or ``fp16``.
+        batch_size: Items worked on at once.
+        weights: The released file, where ``model`` is a named size.
+        task: ``vqa``, ``caption``, ``retrieval`` or ``grounding``: use the model for this, whatever it was trained for.
+        image_size: Side of the pictures in pixels; the position grid is resized. Released files only.
+        vocab: ``vocab.txt`` of a released file, where it does not lie beside it; else BERT's uncased one is taken from the hub.
+        allow_missing: Parts or keys of a released file that may be missing and stay random.
+        architecture: Sizes that a released file does not tell, such as ``heads=4``.
+
+    Raises:
+        ModelError: If it is no model, is damaged or incomplete, or its weights do not fit its description.
+        UsageError: If device, dtype or a name is unknown.
+        EnvironmentProblem: If this machine has no such device.
+    """
+    chosen = choose_device(device)
+    precision = choose_precision(dtype, chosen)
+    options = Options(task, None, image_size, architecture, (), tuple(allow_missing))
+    size = str(model) if str(model) in SIZES else None
+    if size is not None and weights is None:
+        raise UsageError(f"'{size}' is a size without weights; give weights=FILE, or a folder in its place")
+    if size is None and weights is not None:
+        raise UsageError(f"weights= belongs to a named size, and '{model}' is none{did_you_mean(str(model), SIZES)}; give the file alone")
+    path = Path(weights if weights is not None else model).expanduser()
+    if not path.exists() and weights is None and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        return Model.from_pretrained(str(model), device=device, dtype=dtype, batch_size=batch_size)
+    if not path.exists() and weights is None and "/" not in str(model) and (hint := did_you_mean(str(model), SIZES)):
+        raise ModelError(f"'{model}' is neither a path nor a size{hint}")
+    folder = find_folder(path)
+    if weights is None and (is_ours(folder) or ((folder / CONFIG).is_file() and not _transformers(folder))):
+        config, tokenizer = read_folder(folder)
+        if image_size is not None or architecture:
+            raise UsageError(f"'{path}' says its own sizes; image_size and {', '.join(architecture) or 'others'} are for released files")
+        network = build_network(MPLUGConfig(**config["model"]), config["modules"], read_weights(folder))
+        return _model(network, tokenizer, config, task, chosen, precision, batch_size)
+    foreign = open_foreign(path, replace(options, size=size))
+    words = words_of(foreign, None if vocab is None else Path(vocab))
+    if words is None:
+        raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
+    network = build_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)})
+    return _model(network, words, foreign_config(foreign), task, chosen, precision, batch_size)
+
+
+def _transformers(folder: Path) -> bool:
+    return '"model_type"' in (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+
+
+def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[str, Tensor]) -> MPLUG:
+    """Build a network around weights, in float32, without drawing random ones first.
+
+    Raises:
+        ModelError: If the weights are not exactly those of the architecture.
+    """
+    with torch.device("meta"):
+        network = MPLUG(config, modules)
+    state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"the weights do not fit the model ({' '.join(str(error).split())[:160]})") from error
+    return network
+
+
+def _model(
+    network: MPLUG, tokenizer: Tokenizer, config: Mapping[str, Any], task: str | None, device: torch.device, precision: str, batch_size: int
+) -> Model:
+    if task is not None and task != config["task"]:
+        config = {**config, "task": task, "settings": {}}
+    return Model(network.to(device), tokenizer, config, device, precision, batch_size)

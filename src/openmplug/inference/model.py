@@ -1,0 +1,458 @@
+"""The front door: a loaded model that answers, captions, matches, grounds and embeds.
+
+Every call takes one item or a list. A list gives the same results as its items one by one, in the same order: items are put into
+batches of similar text length, which saves padding, and padding is masked, so it changes no result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from openmplug.batch import Batch, Item, Sample, Tokens
+from openmplug.checkpoints.foreign import TASK_MODULES
+from openmplug.checkpoints.store import save_weights
+from openmplug.config import validate
+from openmplug.data.text import clean_caption
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.data.transforms import EvalTransform, ImageSettings
+from openmplug.device import autocast
+from openmplug.errors import UsageError
+from openmplug.inference.pictures import ImageInput, read_image
+from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.models.mplug import MPLUG
+from openmplug.tasks import task_around
+from openmplug.tasks.base import Task
+from openmplug.tasks.grounding import BoxWords, GroundingSettings, Letterbox, letterbox, locate
+from openmplug.tasks.retrieval import RetrievalSettings
+from openmplug.tasks.vqa import VQATask
+
+Result = TypeVar("Result")
+Pair = tuple[ImageInput, str | None]
+
+_DOES = {"vqa": "answer questions", "caption": "write captions", "retrieval": "match pictures and texts", "grounding": "find phrases"}
+_HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
+
+
+class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "vision-language"]):
+    """A model, its words and its settings, ready to use.
+
+    ``openmplug.load`` makes one. ``Model.from_pretrained`` and ``push_to_hub`` are those of the Hugging Face hub.
+
+    Args:
+        network: The weights, already on the device.
+        tokenizer: The words.
+        config: A model folder's ``config.json``.
+        device: Where the network is.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        batch_size: Items worked on at once.
+    """
+
+    def __init__(
+        self, network: MPLUG, tokenizer: Tokenizer, config: Mapping[str, Any], device: torch.device, precision: str, batch_size: int = 16
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.config = dict(config)
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.image = validate(ImageSettings, self.config["image"], where="image")
+        self.transform = EvalTransform(self.image)
+        self._tasks: dict[tuple[str, str], Task] = {}
+
+    # ------------------------------------------------------------------------------------------------------------- abilities
+
+    @property
+    def name(self) -> str | None:
+        """The task the model was trained for; None = whatever its parts allow."""
+        name = self.config["task"]
+        return None if name is None else str(name)
+
+    @property
+    def task(self) -> Task:
+        """The task the model was trained for, around its weights.
+
+        Raises:
+            UsageError: If it was trained for none in particular, or for grounding.
+        """
+        if self.name is None:
+            raise UsageError("this model was trained for no task in particular; load it with task=, one of vqa, caption, retrieval")
+        return self.task_for(self.name)
+
+    def task_for(self, name: str, **changes: Any) -> Task:
+        """Return a task around this model's weights, with settings changed for this call; those that are None stay."""
+        self.require(name)
+        changes = {key: value for key, value in changes.items() if value is not None}
+        key = (name, json.dumps(changes, sort_keys=True))
+        if key not in self._tasks:
+            own = self.config["settings"] if self.name in (None, name) else {}
+            made = task_around(name, self.network, self.tokenizer, {**own, **changes}).eval()
+            if len(self._tasks) >= 32:  # candidates differ from call to call
+                self._tasks.clear()
+            self._tasks[key] = made
+        return self._tasks[key]
+
+    def require(self, name: str) -> None:
+        """Refuse a task this model cannot do.
+
+        Raises:
+            UsageError: If it was trained for another one, or lacks a part.
+        """
+        if self.name not in (None, name):
+            raise UsageError(
+                f"this model was trained for task '{self.name}' and cannot {_DOES[name]}; that needs one trained for '{name}'"
+                f" (load(…, task='{name}') tries this one all the same)"
+            )
+        # Without fusion and matching head, retrieval still has its similarities.
+        spared = ("fusion", "matching") if name == "retrieval" else ()
+        lacking = [part for part in TASK_MODULES[name] if part not in self.network.modules_built and part not in spared]
+        if lacking:
+            raise UsageError(
+                f"this model has no {', '.join(lacking)} and cannot {_DOES[name]}; its parts: {', '.join(self.network.modules_built)}"
+            )
+
+    # ------------------------------------------------------------------------------------------------------------------ calls
+
+    @overload
+    def caption(
+        self,
+        images: str | Path | bytes | Image.Image,
+        *,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+    ) -> Caption: ...
+    @overload
+    def caption(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+    ) -> Caption | list[Caption]: ...
+    def caption(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+    ) -> Caption | list[Caption]:
+        """Write a caption for each picture.
+
+        Args:
+            images: One picture or several.
+            num_beams: Beams of the search; this and the others default to what the model was trained with.
+            min_length: Fewest new tokens.
+            max_length: Most new tokens.
+            prompt: Words every caption begins with.
+
+        Raises:
+            UsageError: If the model was not trained to write captions, or a setting is out of its range.
+            DataError: If a picture cannot be read.
+        """
+        task = self.task_for("caption", num_beams=num_beams, min_length=min_length, max_length=max_length, prompt=prompt)
+        pairs: list[Pair] = [(image, None) for image in _as_list(images)]
+        found = [Caption(one.text, one.score) for one in self._in_batches(pairs, task, task.predict)]
+        return found if _is_list(images) else found[0]
+
+    @overload
+    def answer(
+        self,
+        images: str | Path | bytes | Image.Image,
+        questions: str,
+        *,
+        candidates: Sequence[str] | None = None,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        questions: str | Sequence[str],
+        *,
+        candidates: Sequence[str] | None = None,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+    ) -> Answer | list[Answer]: ...
+    def answer(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        questions: str | Sequence[str],
+        *,
+        candidates: Sequence[str] | None = None,
+        num_beams: int | None = None,
+        min_length: int | None = None,
+        max_length: int | None = None,
+    ) -> Answer | list[Answer]:
+        """Answer questions about pictures.
+
+        Args:
+            images: One picture or several.
+            questions: One question or several; one picture may get several questions, and several pictures one question.
+            candidates: Choose among these, ranked with probabilities, instead of writing freely.
+            num_beams: Beams of the search; this and the lengths default to what the model was trained with.
+            min_length: Fewest new tokens.
+            max_length: Most new tokens.
+
+        Raises:
+            UsageError: If the model was not trained to answer, the numbers of pictures and questions differ, or candidates are empty.
+            DataError: If a picture cannot be read.
+        """
+        pairs, single = _pairs(images, questions, "questions")
+        if candidates is None:
+            task = self.task_for("vqa", num_beams=num_beams, min_length=min_length, max_length=max_length)
+            found = [Answer(one.text, one.score) for one in self._in_batches(pairs, task, task.predict)]
+            return found[0] if single else found
+        answers = tuple(dict.fromkeys(candidates))
+        if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
+            raise UsageError("candidates must be at least one text, none of them empty; leave candidates out for a free answer")
+        ranker = self.task_for("vqa", inference="rank", answers=list(answers), k_test=len(answers))
+        assert isinstance(ranker, VQATask)
+
+        def ranked(batch: Batch) -> list[Answer]:
+            ranking = ranker.rank(batch)
+            rows = zip(ranking.indices.tolist(), ranking.probabilities.tolist(), strict=True)
+            listed = [tuple((answers[index], share) for index, share in zip(*row, strict=True)) for row in rows]
+            return [Answer(one[0][0], one[0][1], one) for one in listed]
+
+        chosen = self._in_batches(pairs, ranker, ranked)
+        return chosen[0] if single else chosen
+
+    @overload
+    def match(self, images: str | Path | bytes | Image.Image, texts: str) -> Match: ...
+    @overload
+    def match(self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]) -> Match | list[Match]: ...
+    def match(self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]) -> Match | list[Match]:
+        """Say how well each text fits its picture.
+
+        Args:
+            images: One picture or several.
+            texts: One text or several; one picture may be matched with several texts, and several pictures with one text.
+
+        Raises:
+            UsageError: If the model was not trained to match, or the numbers of pictures and texts differ.
+            DataError: If a picture cannot be read.
+        """
+        pairs, single = _pairs(images, texts, "texts")
+        matches = self._in_batches(pairs, self.task_for("retrieval"), self._match)
+        return matches[0] if single else matches
+
+    @overload
+    def ground(self, images: str | Path | bytes | Image.Image, phrases: str) -> Box: ...
+    @overload
+    def ground(self, images: ImageInput | Sequence[ImageInput], phrases: str | Sequence[str]) -> Box | list[Box]: ...
+    def ground(self, images: ImageInput | Sequence[ImageInput], phrases: str | Sequence[str]) -> Box | list[Box]:
+        """Find what each phrase names in its picture.
+
+        Args:
+            images: One picture or several.
+            phrases: One phrase or several, as in ``match``.
+
+        Raises:
+            UsageError: If the model was not trained to ground, or the numbers of pictures and phrases differ.
+            DataError: If a picture cannot be read.
+        """
+        self.require("grounding")
+        pairs, single = _pairs(images, phrases, "phrases")
+        settings = validate(GroundingSettings, self.config["settings"] if self.name == "grounding" else {}, where="settings")
+        words = BoxWords.of(settings, self.tokenizer)
+        boxes: list[Box] = []
+        for start in range(0, len(pairs), self.batch_size):
+            part = pairs[start : start + self.batch_size]
+            squares: list[tuple[Tensor, Letterbox]] = [letterbox(read_image(image), self.image) for image, _ in part]
+            tokens = self.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(self.device)
+            with self.computing():
+                found, scores = locate(
+                    self.network, torch.stack([one for one, _ in squares]).to(self.device), tokens.ids, tokens.mask, words
+                )
+            for box, score, (_, way_back) in zip(found.cpu(), scores.tolist(), squares, strict=True):
+                left, top, right, bottom = way_back.to_picture(box, self.image.size).tolist()
+                boxes.append(Box(left, top, right, bottom, score))
+        return boxes[0] if single else boxes
+
+    def embed_images(self, images: ImageInput | Sequence[ImageInput], batch_size: int | None = None) -> NDArray[np.float32]:
+        """Embed pictures for search: projected and of length 1, so that a dot product with ``embed_texts`` is the cosine similarity.
+
+        Returns:
+            (n, E) float32, or (E,) for a single picture.
+
+        Raises:
+            UsageError: If the model was not trained to match.
+            DataError: If a picture cannot be read.
+        """
+        self.require("retrieval")
+        many = _as_list(images)
+        rows = []
+        for start in range(0, len(many), batch_size or self.batch_size):
+            part = many[start : start + (batch_size or self.batch_size)]
+            pixels = torch.stack([self.transform(read_image(image)) for image in part]).to(self.device)
+            with self.computing():
+                rows.append(self.network.contrastive.vision_features(self.network.encode_images(pixels)).float().cpu())
+        return self._stacked(rows, images)
+
+    def embed_texts(self, texts: str | Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
+        """Embed texts for search, cleaned and cut as in evaluation.
+
+        Returns:
+            (n, E) float32, each of length 1, or (E,) for a single text.
+
+        Raises:
+            UsageError: If the model was not trained to match.
+        """
+        settings = self.task_for("retrieval").settings
+        assert isinstance(settings, RetrievalSettings)
+        tokens = self.tokenizer([clean_caption(text, settings.max_words) for text in _as_list(texts)] or [""], settings.max_text_length)
+        lengths = tokens.mask.sum(dim=1)
+        found = torch.empty(len(lengths), self.network.config.embed_dim)
+        for positions in lengths.argsort(stable=True).split(batch_size or self.batch_size):
+            width = int(lengths[positions].max())
+            part = Tokens(tokens.ids[positions, :width], tokens.mask[positions, :width]).to(self.device)
+            with self.computing():
+                found[positions] = self.network.contrastive.text_features(self.network.encode_text(part.ids, part.mask)).float().cpu()
+        return self._stacked([found] if _as_list(texts) else [], texts)
+
+    def _stacked(self, rows: list[Tensor], given: Any) -> NDArray[np.float32]:
+        found = torch.cat(rows).numpy() if rows else np.empty((0, self.network.config.embed_dim), np.float32)
+        return found if _is_list(given) else found[0]
+
+    # ---------------------------------------------------------------------------------------------------------------- batches
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute without gradients and in the chosen precision while the block runs."""
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            yield
+
+    def _match(self, batch: Batch) -> list[Match]:
+        assert batch.images is not None and batch.text is not None
+        model, words = self.network, batch.text
+        vision, text = model.encode_images(batch.images), model.encode_text(words.ids, words.mask)
+        features = model.contrastive.vision_features(vision).float(), model.contrastive.text_features(text).float()
+        similarities = (features[0] * features[1]).sum(dim=1)
+        if "matching" not in model.modules_built:
+            return [Match(None, similarity) for similarity in similarities.tolist()]
+        # Logit 1 of the two is "match".
+        probabilities = model.matching(model.fuse(vision, text, words.mask).text).float().softmax(dim=1)[:, 1]
+        return [Match(*values) for values in zip(probabilities.tolist(), similarities.tolist(), strict=True)]
+
+    def results(self, verb: str, items: Sequence[tuple[Tensor, str | None]]) -> list[Any]:
+        """Work on pictures that are pixels already.
+
+        Args:
+            verb: ``vqa``, ``caption`` or ``retrieval``.
+            items: Pixels (3, size, size), from ``transform``, and the words of each.
+
+        Returns:
+            One ``Answer``, ``Caption`` or ``Match`` per item, in order.
+        """
+        task, texts = self.task_for(verb), [text for _, text in items]
+
+        def pixels(position: int) -> Tensor:
+            return items[position][0]
+
+        if verb == "retrieval":
+            return self._compute(texts, pixels, task, self._match)
+        kind = Answer if verb == "vqa" else Caption
+        return [kind(one.text, one.score) for one in self._compute(texts, pixels, task, task.predict)]
+
+    def _in_batches(self, pairs: Sequence[Pair], task: Task, compute: Callable[[Batch], list[Result]]) -> list[Result]:
+        return self._compute([text for _, text in pairs], lambda position: self.transform(read_image(pairs[position][0])), task, compute)
+
+    def _compute(
+        self, texts: Sequence[str | None], pixels: Callable[[int], Tensor], task: Task, compute: Callable[[Batch], list[Result]]
+    ) -> list[Result]:
+        """Work on items in batches of similar text length; pictures are asked for as their batch comes up."""
+        results: dict[int, Result] = {}
+        collate = task.collator(training=False)
+        for positions in self._batches(texts):
+            items = []
+            for position in positions:
+                text = texts[position]
+                sample = Sample(str(position), text=text, references=() if text is None else (text,), image_index=position)
+                items.append(Item(sample, pixels(position)))
+            batch = collate(items).to(self.device)
+            with self.computing():
+                results.update(zip(positions, compute(batch), strict=True))
+        return [results[position] for position in range(len(texts))]
+
+    def _batches(self, texts: Sequence[str | None]) -> Iterator[list[int]]:
+        lengths = [0 if text is None else len(self.tokenizer.encode(text)) for text in texts]
+        order = sorted(range(len(texts)), key=lambda position: lengths[position])
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    # -------------------------------------------------------------------------------------------------------------------- hub
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_weights(save_directory, self.network.state_dict(), {key: value for key, value in self.config.items() if key != "format"})
+        self.tokenizer.save(save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> Model:
+        from openmplug.inference.loading import load
+
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                    allow_patterns=_HUB_FILES,
+                )
+            )
+        return load(folder, **options)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if _is_list(value) else [value]
+
+
+def _pairs(images: Any, texts: Any, what: str) -> tuple[list[Pair], bool]:
+    single = not _is_list(images) and not _is_list(texts)
+    many_images, many_texts = _as_list(images), _as_list(texts)
+    if not _is_list(images):
+        many_images = many_images * len(many_texts)
+    if not _is_list(texts):
+        many_texts = many_texts * len(many_images)
+    if len(many_images) != len(many_texts):
+        raise UsageError(f"{len(many_images)} images and {len(many_texts)} {what}; give as many of one as of the other, or a single one")
+    return list(zip(many_images, many_texts, strict=True)), single
