@@ -1,7 +1,8 @@
 """What a checkpoint says about its own architecture: sizes from the shapes, the rest from the configuration files beside it.
 
-Shapes tell every size but three: the heads of the text stacks, the heads of the vision tower and which fusion layers are connected.
-Configuration files tell them; else the published sizes do, where the shapes are exactly theirs; else they have to be given by name.
+Shapes tell every size but four: the heads of the text stacks and of the vision tower, how many of the fusion stack's layers run (the last
+ones; the others lie in every file and never do) and which of these are connected. Configuration files tell them; else the published
+sizes do, where the shapes are exactly theirs; else they have to be given by name.
 """
 
 from __future__ import annotations
@@ -88,11 +89,11 @@ def _count(shapes: Shapes, pattern: str) -> list[int]:
 def find_modules(shapes: Shapes) -> tuple[str, ...]:
     """Name the parts of the model that the keys (original names) belong to."""
     there = {
-        "vision": "visual_encoder.visual.class_embedding" in shapes,
+        "vision": any(key.startswith("visual_encoder.visual.") for key in shapes),
         "text": any(key.startswith("text_encoder.encoder.layer.") for key in shapes),
         "fusion": any(key.startswith("fusion_encoder.encoder.layer.") for key in shapes),
         "decoder": any(key.startswith("text_decoder.bert.encoder.layer.") for key in shapes),
-        "contrastive": any(key.startswith(("vision_proj.", "text_proj.")) for key in shapes) and "temp" in shapes,
+        "contrastive": any(key.startswith(("vision_proj.", "text_proj.")) or key == "temp" for key in shapes),
         "matching": any(key.startswith("itm_head.") for key in shapes),
     }
     return tuple(name for name in MODULES if there[name])
@@ -120,18 +121,19 @@ def describe(shapes: Shapes, hints: Mapping[str, Any], given: Mapping[str, Any],
     if sizes.get("vision_width") and "width" not in sizes:
         sizes["width"] = shapes["visn_fc.weight"][0] if "visn_fc.weight" in shapes else sizes["vision_width"]
     sizes["text_layers"] = len(_count(shapes, r"text_encoder\.encoder\.layer\.(\d+)\."))
-    crossed = _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.crossattention\.")
-    fused = crossed or _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.")
-    sizes["fusion_layers"] = len(fused)
+    stack = _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.")
+    depth = 1 + max(stack, default=-1)
     decoder = _count(shapes, r"text_decoder\.bert\.encoder\.layer\.(\d+)\.")
     if decoder:
         sizes["decoder_layers"] = len(decoder)
-    description = Description(MPLUGConfig(), min(fused, default=0), modules)
-    name = _published(sizes, modules)
-    sizes |= _unseen(sizes, modules, hints, given, name, description.assumed, where)
+    name = _published(sizes, modules, depth)
+    assumed: list[str] = []
+    sizes |= _unseen(sizes, modules, hints, given, name, assumed, where)
     sizes |= {ours: hints[theirs] for theirs, ours in _DROPOUTS.items() if theirs in hints}
-    description.config = MPLUGConfig(**{"name": name or Path(where).stem, "connected_layers": (), **sizes, **given})
-    return description
+    config = MPLUGConfig(**{"name": name or Path(where).stem, "connected_layers": (), **sizes, **given})
+    if "fusion" in modules and config.fusion_layers > len(stack):
+        raise ModelError(f"'{where}' has {len(stack)} fusion layers, fusion_layers is {config.fusion_layers}; give the right configuration")
+    return Description(config, depth - config.fusion_layers if stack else 0, modules, assumed)
 
 
 _DROPOUTS = {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": "attention_dropout"}
@@ -171,17 +173,22 @@ def _word_sizes(shapes: Shapes, modules: tuple[str, ...]) -> dict[str, Any]:
             sizes.setdefault("intermediate", wide[-1][0])
             sizes.setdefault("width", wide[-1][1])
     if "contrastive" in modules:
-        sizes["embed_dim"] = next(shapes[key][0] for key in ("vision_proj.bias", "text_proj.bias", "vision_proj.weight") if key in shapes)
+        sizes["embed_dim"] = next(
+            (shapes[key][0] for key in ("vision_proj.bias", "text_proj.bias", "vision_proj.weight") if shapes.get(key)), 1
+        )
     return sizes
 
 
-def _published(sizes: Mapping[str, Any], modules: tuple[str, ...]) -> str | None:
+def _published(sizes: Mapping[str, Any], modules: tuple[str, ...], depth: int) -> str | None:
     """Name the published size whose shapes these are; the image size may differ."""
     compared = {"vision": ("patch_size", "vision_width", "vision_layers"), "text": ("text_layers", "width", "intermediate")}
-    compared |= {"fusion": ("fusion_layers", "width", "intermediate"), "decoder": ("decoder_layers", "width", "intermediate")}
+    compared |= {"fusion": ("width", "intermediate"), "decoder": ("decoder_layers", "width", "intermediate")}
     fields = [name for module in modules for name in compared.get(module, ())]
-    for size in ("mplug-base", "mplug-large", "mplug-huge"):
+    for size in ("mplug-base", "mplug-large"):
         published = MPLUGConfig.named(size)
+        # Their fusion stacks are BERT-base's twelve layers, like their decoders.
+        if "fusion" in modules and depth != published.decoder_layers:
+            continue
         if fields and all(sizes.get(name) == getattr(published, name) for name in fields):
             return size
     return None
@@ -196,7 +203,7 @@ def _unseen(
     assumed: list[str],
     where: str,
 ) -> dict[str, Any]:
-    """Find what no shape shows: heads and connected layers."""
+    """Find what no shape shows: heads, fusion layers that run, and which of them are connected."""
     found: dict[str, Any] = {}
     asked: list[str] = []
     worded = {"text", "fusion", "decoder"} & set(modules)
@@ -212,18 +219,29 @@ def _unseen(
             asked.append("heads")
         elif "width" in sizes:
             found["heads"] = sizes["width"] // _BERT_HEAD if sizes["width"] % _BERT_HEAD == 0 else 1
+    if "fusion" in modules and "fusion_layers" not in given:
+        if "fusion_layers" in hints:
+            found["fusion_layers"] = int(hints["fusion_layers"])
+        elif name is None:
+            asked.append("fusion_layers")
+        else:
+            found["fusion_layers"] = MPLUGConfig.named(name).fusion_layers
     if "fusion" in modules and "connected_layers" not in given:
+        layers = int(given.get("fusion_layers", found.get("fusion_layers", 0)))
         if "stride_layer" in hints:
-            found["connected_layers"] = connected_layers(int(hints["stride_layer"]), sizes["fusion_layers"])
+            found["connected_layers"] = connected_layers(int(hints["stride_layer"]), layers)
         elif name is None:
             asked.append("connected_layers")
         else:
             found["connected_layers"] = SIZES[name].get("connected_layers", MPLUGConfig().connected_layers)
-            assumed.append(f"connected fusion layers {list(found['connected_layers'])}: those of {name}, whose shapes the file has")
+            assumed.append(
+                f"{layers} fusion layers, connected: {list(found['connected_layers'])}; those of {name}, whose shapes the file has"
+            )
     if asked:
-        example = {"vision_heads": "vision_heads=12", "heads": "heads=12", "connected_layers": "connected_layers=[]"}
+        example = {"vision_heads": "vision_heads=12", "heads": "heads=12", "fusion_layers": "fusion_layers=6"}
+        example["connected_layers"] = "connected_layers=[3]"
         raise ModelError(
-            f"'{where}': no shape tells {' and '.join(asked)}, and no configuration beside it does;"
+            f"'{where}': no shape tells {', '.join(asked)}, and no configuration beside it does;"
             f" give {' '.join(example[one] for one in asked)}, or --config FILE (config_bert.json)"
         )
     return found

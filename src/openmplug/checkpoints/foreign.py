@@ -335,7 +335,7 @@ def _map_keys(
         elif (reason := keymap.reason_ignored(key)) is not None:
             unused[raw] = reason
         elif (ours := keymap.to_ours(key)) is not None:
-            tensors[ours], mapped[raw] = tensor.reshape(1) if key == THEIR_TEMPERATURE else tensor, ours
+            tensors[ours], mapped[raw] = tensor.reshape(1) if key == THEIR_TEMPERATURE and tensor.ndim == 0 else tensor, ours
         elif any(fnmatch.fnmatchcase(raw, pattern) for pattern in ignore):
             unused[raw] = "unknown, and ignored by request"
         else:

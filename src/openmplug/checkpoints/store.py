@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openmplug.errors import ModelError
+from openmplug.models.vision import resize_positions
 
 FORMAT = 1
 """Version of the folder format; a folder with another one is refused."""
@@ -29,6 +30,7 @@ os.umask(_UMASK)
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_POSITIONS = "vision.positions"
 
 # ---------------------------------------------------------------------------------------------------------------- writing
 
@@ -194,7 +196,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None) -> list[str]:
     """Load the weights that a folder and a model share; used to start one task from another's weights.
 
-    A part of the model (first name of the key) is loaded whole or not at all.
+    A part of the model (first name of the key) is loaded whole or not at all. A position grid of another picture size is resized.
 
     Args:
         folder: Where the weights are.
@@ -216,14 +218,14 @@ def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | 
     if not parts:
         raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))}; give weights of the same architecture")
     wanted = {name: value for name, value in state.items() if name.split(".")[0] in parts}
-    check_keys(
-        {name: shape for name, shape in found.items() if name.split(".")[0] in parts},
-        {name: tuple(value.shape) for name, value in wanted.items()},
-        str(path),
-    )
+    shapes = {name: shape for name, shape in found.items() if name.split(".")[0] in parts}
+    if _POSITIONS in wanted and _POSITIONS in shapes and shapes[_POSITIONS][1:] == wanted[_POSITIONS].shape[1:]:
+        shapes[_POSITIONS] = tuple(wanted[_POSITIONS].shape)
+    check_keys(shapes, {name: tuple(value.shape) for name, value in wanted.items()}, str(path))
     with open_tensors(path) as file, torch.no_grad():
         for name, value in wanted.items():
-            value.copy_(file.get_tensor(name))
+            stored = file.get_tensor(name)
+            value.copy_(resize_positions(stored, len(value)) if name == _POSITIONS and len(stored) != len(value) else stored)
     return sorted(needed - parts)
 
 

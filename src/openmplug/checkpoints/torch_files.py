@@ -146,7 +146,8 @@ _STORAGES = {
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    return storage.as_strided(shape, stride, offset)
+    # The storage is a slice of the mapped file; `as_strided` counts from the beginning of the file.
+    return storage.as_strided(shape, stride, storage.storage_offset() + offset)
 
 
 def _same(value: Any, *rest: Any) -> Any:
