@@ -120,12 +120,16 @@ def describe(shapes: Shapes, hints: Mapping[str, Any], given: Mapping[str, Any],
     sizes |= _word_sizes(shapes, modules)
     if sizes.get("vision_width") and "width" not in sizes:
         sizes["width"] = shapes["visn_fc.weight"][0] if "visn_fc.weight" in shapes else sizes["vision_width"]
-    sizes["text_layers"] = len(_count(shapes, r"text_encoder\.encoder\.layer\.(\d+)\."))
+    if "text" in modules:
+        sizes["text_layers"] = len(_count(shapes, r"text_encoder\.encoder\.layer\.(\d+)\."))
     stack = _count(shapes, r"fusion_encoder\.encoder\.layer\.(\d+)\.")
     depth = 1 + max(stack, default=-1)
     decoder = _count(shapes, r"text_decoder\.bert\.encoder\.layer\.(\d+)\.")
     if decoder:
         sizes["decoder_layers"] = len(decoder)
+    if other := [f"{key} {sizes[key]} instead of {value}" for key, value in given.items() if key in sizes and sizes[key] != value]:
+        asked = given.get("name", "the sizes you gave")
+        raise ModelError(f"'{where}' does not fit {asked}: it has {', '.join(other)}; leave the size out, or give the right weights")
     name = _published(sizes, modules, depth)
     assumed: list[str] = []
     sizes |= _unseen(sizes, modules, hints, given, name, assumed, where)
@@ -181,8 +185,12 @@ def _word_sizes(shapes: Shapes, modules: tuple[str, ...]) -> dict[str, Any]:
 
 def _published(sizes: Mapping[str, Any], modules: tuple[str, ...], depth: int) -> str | None:
     """Name the published size whose shapes these are; the image size may differ."""
-    compared = {"vision": ("patch_size", "vision_width", "vision_layers"), "text": ("text_layers", "width", "intermediate")}
-    compared |= {"fusion": ("width", "intermediate"), "decoder": ("decoder_layers", "width", "intermediate")}
+    compared: dict[str, tuple[str, ...]] = {
+        "vision": ("patch_size", "vision_width", "vision_layers"),
+        "text": ("text_layers", "width", "intermediate"),
+        "fusion": ("width", "intermediate"),
+        "decoder": ("decoder_layers", "width", "intermediate"),
+    }
     fields = [name for module in modules for name in compared.get(module, ())]
     for size in ("mplug-base", "mplug-large"):
         published = MPLUGConfig.named(size)

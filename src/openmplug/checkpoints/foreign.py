@@ -22,7 +22,7 @@ from openmplug.checkpoints.originals import QUEUE, THEIR_TEMPERATURE, final_name
 from openmplug.checkpoints.store import check_keys
 from openmplug.checkpoints.torch_files import TorchFile, read_torch_file
 from openmplug.errors import ModelError
-from openmplug.models.mplug import MPLUG, SIZES, MPLUGConfig
+from openmplug.models.mplug import MPLUG, MPLUGConfig
 from openmplug.models.vision import resize_positions
 
 DEEPSPEED = "mp_rank_00_model_states.pt"
@@ -203,11 +203,16 @@ def open_foreign(path: Path, options: Options | None = None) -> Foreign:
     return _assemble(found, file, origin, state, names, description, task, hints, options, notes)
 
 
+_ANY_SIZE = ("image_size", "vocab_size", "max_positions", "embed_dim", "vision_dropout", "dropout", "attention_dropout")
+"""What differs between checkpoints of one size."""
+
+
 def _named_size(size: str | None) -> dict[str, Any]:
     if size is None:
         return {}
     config = MPLUGConfig.named(size)
-    return {"name": size, **{name: getattr(config, name) for name in SIZES[size]}, "connected_layers": config.connected_layers}
+    told = {name: value for name, value in config.model_dump().items() if name not in _ANY_SIZE}
+    return {**told, "name": size}
 
 
 def _as_original(

@@ -15,14 +15,14 @@ from openmplug.errors import ModelError, UsageError
 from openmplug.models.mplug import MODULES, MPLUG, SIZES, MPLUGConfig
 
 RELEASED = (
-    ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind, mPLUG"),
-    ("mplug.en.large.pth", "mplug-large", "pre-training", "AliceMind, mPLUG"),
-    ("mplug.en.large.v2.pth", "mplug-large", "pre-training, continued for VQA and captions", "AliceMind, mPLUG"),
-    ("mplug_visual-question-answering_coco_large_en", "mplug-large", "vqa", "ModelScope damo/"),
-    ("mplug_image-captioning_coco_base_en", "mplug-base", "caption", "ModelScope damo/"),
-    ("mplug_image-captioning_coco_large_en", "mplug-large", "caption", "ModelScope damo/"),
-    ("mplug_image-text-retrieval_flickr30k_large_en", "mplug-large", "retrieval", "ModelScope damo/"),
-    ("mplug_backbone_base_en", "mplug-base", "pre-training", "ModelScope damo/"),
+    ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind"),
+    ("mplug.en.large.pth", "mplug-large", "pre-training", "AliceMind"),
+    ("mplug.en.large.v2.pth", "mplug-large", "pre-training, continued", "AliceMind"),
+    ("damo/mplug_visual-question-answering_coco_large_en", "mplug-large", "vqa", "ModelScope"),
+    ("damo/mplug_image-captioning_coco_base_en", "mplug-base", "caption", "ModelScope"),
+    ("damo/mplug_image-captioning_coco_large_en", "mplug-large", "caption", "ModelScope"),
+    ("damo/mplug_image-text-retrieval_flickr30k_large_en", "mplug-large", "retrieval", "ModelScope"),
+    ("damo/mplug_backbone_base_en", "mplug-base", "pre-training", "ModelScope"),
 )
 """Name, size, task and origin of weights that others published."""
 
@@ -63,9 +63,9 @@ def size_rows() -> list[dict[str, Any]]:
                 "name": name,
                 "million": round(count / 1e6, 1),
                 "pixels": config.image_size,
-                "vision": f"{config.vision_layers} x {config.vision_width} / {config.patch_size}",
-                "text": f"{config.text_layers} x {config.width}",
-                "fusion": f"{config.fusion_layers}, connected {list(config.connected_layers)}",
+                "vision": f"{config.vision_layers}x{config.vision_width}/{config.patch_size}",
+                "text": f"{config.text_layers}x{config.width}",
+                "fusion": f"{config.fusion_layers} {list(config.connected_layers)}",
                 "decoder": config.decoder_layers,
             }
         )

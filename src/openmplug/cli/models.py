@@ -66,12 +66,16 @@ def list_all(json_output: Json = False, debug: Debug = False) -> None:
         screen.document({"sizes": rows, "weights": [dict(zip(("name", "size", "task", "origin"), one, strict=True)) for one in RELEASED]})
         return
     screen.table(
-        "Sizes",
-        ("name", "million parameters", "pixels", "vision", "text", "fusion", "decoder"),
+        "Sizes: million parameters, pixels, layers x width / patch, layers that fuse (connected ones from 0)",
+        ("name", "million", "pixels", "vision", "text", "fusion", "decoder"),
         [[row[name] for name in ("name", "million", "pixels", "vision", "text", "fusion", "decoder")] for row in rows],
-        right=("million parameters", "pixels", "text", "fusion", "decoder"),
+        right=("million", "pixels", "text", "fusion", "decoder"),
     )
-    screen.table("Released weights that can be converted (bring them yourself)", ("name", "size", "task", "origin"), RELEASED)
+    screen.table(
+        "Released weights that can be converted (bring them yourself)",
+        ("name", "task", "origin"),
+        [(name, task, origin) for name, _, task, origin in RELEASED],
+    )
     screen.note("openmplug models convert FILE --output DIR makes a folder of any of them; openmplug models show DIR describes it")
 
 

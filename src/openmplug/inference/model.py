@@ -52,20 +52,20 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     Args:
         network: The weights, already on the device.
         tokenizer: The words.
-        config: A model folder's ``config.json``.
+        content: A model folder's ``config.json``.
         device: Where the network is.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         batch_size: Items worked on at once.
     """
 
     def __init__(
-        self, network: MPLUG, tokenizer: Tokenizer, config: Mapping[str, Any], device: torch.device, precision: str, batch_size: int = 16
+        self, network: MPLUG, tokenizer: Tokenizer, content: Mapping[str, Any], device: torch.device, precision: str, batch_size: int = 16
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         self.network = network.eval()
         self.tokenizer = tokenizer
-        self.config = dict(config)
+        self.config = dict(content)
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
