@@ -14,7 +14,8 @@ from openmplug.cli import screen
 from openmplug.cli.options import BatchSize, Debug, Device, DryRun, Dtype, Json, Model, Seed
 
 if TYPE_CHECKING:
-    from openmplug.inference.bulk.run import Job, Tally
+    from openmplug.inference.bulk.job import Job
+    from openmplug.inference.bulk.run import Tally
 
 app = typer.Typer(help="Answer questions, write captions, match pictures.", pretty_exceptions_enable=False)
 
@@ -118,15 +119,16 @@ def match(
 
 
 def _run(name: str, flags: Flags, text: str | None = None) -> None:
+    from openmplug.inference.bulk import job as jobs
     from openmplug.inference.bulk import run
     from openmplug.inference.bulk.inputs import open_inputs
     from openmplug.inference.bulk.verbs import VERBS
 
     # Everything that can be wrong with the command is found before the model is loaded.
-    limit = None if flags.max_failures is None else run.parse_limit(flags.max_failures)
-    run.check_options(flags.output, flags.on_error, limit, flags.engine)
+    limit = None if flags.max_failures is None else jobs.parse_limit(flags.max_failures)
+    jobs.check_options(flags.output, flags.on_error, limit, flags.engine)
     inputs = open_inputs(flags.inputs, VERBS[name].words, text, flags.shard, flags.num_shards)
-    job = run.Job(
+    job = jobs.Job(
         verb=name,
         inputs=inputs,
         model=flags.model,
@@ -165,9 +167,9 @@ def _run(name: str, flags: Flags, text: str | None = None) -> None:
 
 
 def _dry_run(job: Job, json_output: bool) -> None:
-    from openmplug.inference.bulk import run
+    from openmplug.inference.bulk.job import check_model
 
-    run.check_model(job)
+    check_model(job)
     total = job.inputs.total
     summary = {"verb": job.verb, "model": str(job.model), "output": str(job.output), "inputs": total, "dry_run": True}
     count = "tar shards" if total is None else f"{total:,} inputs"
@@ -184,7 +186,8 @@ def _finish(job: Job, tally: Tally, json_output: bool) -> None:
         screen.note(f"and {tally.failed - len(tally.failures):,} more (column error)")
     failed = f", {tally.failed:,} could not be read (see column error)" if tally.failed else ""
     speed = f" in {tally.seconds:.1f} s ({screen.rate(tally.items_per_second)})" if tally.seconds else ""
-    _print(summary, json_output, f"{tally.done:,} of {tally.rows:,} inputs done{failed}{speed}; results in {job.output}")
+    earlier = f" ({tally.resumed:,} by an earlier run)" if tally.resumed else ""
+    _print(summary, json_output, f"{tally.done:,} of {tally.rows:,} inputs done{earlier}{failed}{speed}; results in {job.output}")
 
 
 def _print(summary: dict[str, Any], json_output: bool, line: str) -> None:

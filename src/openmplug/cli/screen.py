@@ -109,6 +109,7 @@ class Meter:
         self._label = label
         self._total = total
         self._bar: Any = None
+        self._first = True
         self._said = time.monotonic()
 
     def __enter__(self) -> Meter:
@@ -134,7 +135,10 @@ class Meter:
         of = f"{done:,}" if self._total is None else f"{done:,}/{self._total:,}"
         state = ", ".join(part for part in (of, rate(items_per_second) if items_per_second else "", remark) if part)
         if self._bar is not None:
+            if self._first:  # what was done before this run says nothing about the time that is left
+                self._bar.reset(self._bar.task_ids[0], completed=done)
             self._bar.update(self._bar.task_ids[0], completed=done, state=state)
+            self._first = False
         elif time.monotonic() - self._said >= self._EVERY_SECONDS:
             self._said = time.monotonic()
             note(f"{self._label} {state}")

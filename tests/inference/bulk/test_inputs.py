@@ -110,3 +110,8 @@ def test_the_identity_changes_with_the_inputs(place: Path) -> None:
     table(given, {"image": "a.png"}, {"image": "a.png"})
     (place / "a.png").write_bytes(b"")
     assert all(one != other for one, other in zip(before, identities(), strict=True))
+
+
+def test_the_identity_changes_with_the_words(place: Path) -> None:
+    one, same, other = (open_inputs([str(place)], "question", text) for text in ("what?", "what?", "why?"))
+    assert one.identity() == same.identity() != other.identity()

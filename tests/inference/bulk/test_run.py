@@ -18,7 +18,8 @@ from inference.bulk.making import read_lines, shard, table
 from openmplug.errors import DataError, ModelError, UsageError
 from openmplug.inference.bulk import run
 from openmplug.inference.bulk.inputs import open_inputs
-from openmplug.inference.bulk.run import Job, Tally, check_options, parse_limit, predict
+from openmplug.inference.bulk.job import Job, check_options, parse_limit
+from openmplug.inference.bulk.run import Tally, predict
 from openmplug.inference.bulk.verbs import VERBS
 from openmplug.inference.pipelines import load
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from inference.bulk.making import shard
 from openmplug.errors import DataError, OpenmplugError
 from openmplug.inference.bulk.inputs import Inputs, open_inputs
-from openmplug.inference.bulk.shards import expand_braces
+from openmplug.inference.bulk.shards import expand_braces, read_members
 
 
 @pytest.fixture
@@ -81,6 +82,33 @@ def test_where_the_words_come_from(png: bytes, tmp_path: Path) -> None:
     ]
     assert [text for _, text, _ in loaded(open_inputs([str(path)], "question"))] == ["in json?", "in question?", "in txt?"]
     assert [fields for _, _, fields in loaded(open_inputs([str(path)], None))] == [{"question": "in json?", "id": 1}, {}, {}]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_kind_of_header_is_read_as_tarfile_reads_it(kind: int, tmp_path: Path) -> None:
+    path, content = tmp_path / "a.tar", tmp_path / "content"
+    content.write_bytes(b"x" * 1500)
+    with tarfile.open(path, "w", format=kind) as archive:
+        for name in ("a.jpg", "é.jpg", "deep/" * 30 + "b.jpg", "n" * 90 + ".jpg", "./c.jpg"):
+            archive.add(content, name)
+            archive.add(tmp_path, "folder", recursive=False)
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.jpg"
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("empty.jpg"))
+    with tarfile.open(path) as archive:
+        expected = [(entry.name, (entry.offset_data, entry.size, False)) for entry in archive if entry.isreg()]
+    assert list(read_members(str(path))) == expected
+    assert len(expected) == 6
+    # Without the empty blocks at its end, and cut within a file or a header.
+    data = path.read_bytes()
+    for length in (expected[2][1][0] + 1536, expected[-1][1][0]):
+        path.write_bytes(data[:length])
+        assert [name for name, _ in read_members(str(path))] == [name for name, (offset, _, _) in expected if offset <= length]
+    for length in (700, 300, expected[1][1][0] + 100):
+        path.write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"a\.tar' is damaged or not an uncompressed tar file"):
+            list(read_members(str(path)))
 
 
 def spoiled(png: bytes, path: Path) -> Inputs:

@@ -6,6 +6,8 @@ Every machine must see the inputs and the model under the same paths. Rows trave
 from __future__ import annotations
 
 import json
+import logging
+import os
 import pickle
 from collections.abc import Generator, Iterator
 from itertools import islice
@@ -19,7 +21,8 @@ from openmplug.inference.bulk.predicting import Record, chunk_batches, predict_r
 from openmplug.inference.bulk.verbs import VERBS, transform_of
 from openmplug.inference.pipelines import load
 
-_BLOCK_CHUNKS = 8  # chunks that an actor is handed at a time
+_BLOCK_CHUNKS = 8  # chunks that an actor is handed at a time, where there are enough for all actors
+_BLOCKS_PER_ACTOR = 4
 
 
 def check_ray() -> None:
@@ -76,6 +79,10 @@ def predict_on_ray(
     import ray.data
     import ray.exceptions
 
+    # Ray tells about its insides at length; what goes wrong comes as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor does it send reports home unless the user wants that
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level="ERROR")
@@ -86,14 +93,14 @@ def predict_on_ray(
         gpus = 0 if device == "cpu" or not ray.cluster_resources().get("GPU") else 1
         size = batch_size * chunk_batches(VERBS[verb], batch_size)
         # Blocks go to Ray's object store one by one, which moves them to the disk when it is full: this process holds none of them.
-        blocks = [ray.put(block) for block in _blocks(inputs.rows(start), size)]
+        blocks = [ray.put(block) for block in _blocks(inputs.rows(start), size, _block_chunks(inputs.total, size, actors))]
         if not blocks:
             return
         results = ray.data.from_arrow_refs(blocks).map_batches(
             _Actor,
             batch_size=1,
             fn_constructor_args=(verb, inputs, model.absolute(), device, dtype, batch_size),
-            concurrency=actors,
+            compute=ray.data.ActorPoolStrategy(size=actors),
             num_gpus=gpus,
         )
         for expected, row in enumerate(results.iter_rows()):
@@ -110,12 +117,17 @@ def predict_on_ray(
             ray.shutdown()
 
 
-def _blocks(keys: Iterator[Any], size: int) -> Iterator[Any]:
+def _block_chunks(total: int | None, size: int, actors: int) -> int:
+    """Return how many chunks make a block: few where there are few, so that every actor gets some."""
+    return _BLOCK_CHUNKS if total is None else max(1, min(_BLOCK_CHUNKS, total // (size * actors * _BLOCKS_PER_ACTOR)))
+
+
+def _blocks(keys: Iterator[Any], size: int, block_chunks: int) -> Iterator[Any]:
     """Pack rows into Arrow tables of a few chunks each."""
     import pyarrow
 
     number = 0
-    while chunks := [chunk for chunk in (list(islice(keys, size)) for _ in range(_BLOCK_CHUNKS)) if chunk]:
+    while chunks := [chunk for chunk in (list(islice(keys, size)) for _ in range(block_chunks)) if chunk]:
         numbers = list(range(number, number + len(chunks)))
         yield pyarrow.table({"number": numbers, "rows": [pickle.dumps(chunk) for chunk in chunks]})
         number += len(chunks)

@@ -22,15 +22,17 @@ class Inputs:
         sources: In the order of the command.
         shard: Which part, from 0.
         num_shards: How many parts there are.
+        text: The words for rows that come without.
 
     Attributes:
         total: Number of rows of this part; None where a source does not know its own.
     """
 
-    def __init__(self, sources: Sequence[Source], shard: int = 0, num_shards: int = 1) -> None:
+    def __init__(self, sources: Sequence[Source], shard: int = 0, num_shards: int = 1, text: str | None = None) -> None:
         self.sources = list(sources)
         self.shard = shard
         self.num_shards = num_shards
+        self.text = text
         totals = [source.total for source in self.sources]
         known = [total for total in totals if total is not None]
         self.total = len(range(shard, sum(known), num_shards)) if len(known) == len(totals) else None
@@ -53,7 +55,7 @@ class Inputs:
 
     def identity(self) -> dict[str, Any]:
         """Return a JSON value that changes when the rows do."""
-        return {"inputs": [source.identity() for source in self.sources], "shard": [self.shard, self.num_shards]}
+        return {"inputs": [source.identity() for source in self.sources], "text": self.text, "shard": [self.shard, self.num_shards]}
 
 
 def open_inputs(inputs: Sequence[str], column: str | None, text: str | None = None, shard: int = 0, num_shards: int = 1) -> Inputs:
@@ -93,4 +95,4 @@ def open_inputs(inputs: Sequence[str], column: str | None, text: str | None = No
             raise DataError(f"table '{given}' does not exist; check the path")
         else:
             sources.append(PictureFile(given, text or ""))
-    return Inputs(sources, shard, num_shards)
+    return Inputs(sources, shard, num_shards, text)
