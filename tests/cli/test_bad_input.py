@@ -208,7 +208,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(own: Path, tmp_path: Path) ->
 
 def test_results_that_cannot_be_written(own: Path, trained: Callable[[str], Path]) -> None:
     predict = ("predict", "vqa", own / "0.jpg", "--question", "what?", "--model", trained("vqa"), "--output")
-    assert "the name must end in .jsonl or .csv" in run(*predict, own / "a.parquet").error(2)
+    assert "the name must end in .jsonl, .csv or .parquet" in run(*predict, own / "a.xlsx").error(2)
     (own / "file").write_text("")
     assert "cannot write" in run(*predict, own / "file" / "a.jsonl").error(5)
 

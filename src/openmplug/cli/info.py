@@ -17,6 +17,7 @@ REQUIRED = (
 # extra -> (import names, what needs it)
 OPTIONAL = {
     "video": (("av",), "reading videos"),
+    "parquet": (("pyarrow",), "parquet files"),
     "search": (("lancedb",), "search indexes"),
     "scale": (("ray",), "clusters"),
     "serve": (("fastapi", "uvicorn", "litserve"), "HTTP service"),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from openmplug.cli import screen
 from openmplug.cli.options import BatchSize, Debug, Device, DryRun, Dtype, Json, Model, Seed
+
+if TYPE_CHECKING:
+    from openmplug.inference.bulk.job import Job
+    from openmplug.inference.bulk.run import Tally
 
 app = typer.Typer(help="Answer questions, write captions, match pictures.", pretty_exceptions_enable=False)
 
@@ -20,114 +27,171 @@ def default(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, JSONL or CSV tables with a column 'image'.")
-]
-File = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Table to write: .jsonl or .csv.")]
-OnError = Annotated[str, typer.Option("--on-error", metavar="error|skip", help="What to do with a picture that cannot be read.")]
+def _option(name: str, help: str, **more: Any) -> Any:
+    return typer.Option(name, help=help, **more)
 
 
-def _run(
-    verb: str,
-    inputs: list[str],
-    model: Path,
-    output: Path,
-    text: str | None,
-    on_error: str,
-    device: str | None,
-    dtype: str | None,
-    batch_size: int | None,
-    seed: int | None,
-    json_output: bool,
-    dry_run: bool,
+@dataclass(kw_only=True)
+class Flags:
+    """The flags of every verb, each said once; ``verb`` makes parameters of them."""
+
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Pictures, folders, JSONL or CSV tables with a column 'image', .tar shards."),
+    ]
+    model: Model
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Table to write: .jsonl, .csv or .parquet.")]
+    on_error: Annotated[str, _option("--on-error", "What to do with a picture that cannot be read.", metavar="error|skip")] = "error"
+    max_failures: Annotated[
+        str | None,
+        _option("--max-failures", "With skip: stop when more could not be read; 10, 0.01 or 1%.", metavar="N", show_default="any"),
+    ] = None
+    workers: Annotated[
+        int | None, _option("--workers", "Processes that decode ahead of the model; 0 = none.", min=0, show_default="by cores")
+    ] = None
+    num_shards: Annotated[int, _option("--num-shards", "Machines that share the work, each with its own --output.", min=1)] = 1
+    shard: Annotated[int, _option("--shard", "Which of them this is, from 0.", min=0)] = 0
+    restart: Annotated[bool, _option("--restart", "Begin anew where a stopped run would be gone on with.")] = False
+    engine: Annotated[str, _option("--engine", "What runs the model.", metavar="local|ray")] = "local"
+    ray_workers: Annotated[int, _option("--ray-workers", "Models that Ray loads.", min=1)] = 1
+    device: Device = None
+    dtype: Dtype = None
+    batch_size: BatchSize = None
+    seed: Seed = None
+    json_output: Json = False
+    dry_run: DryRun = False
+    debug: Debug = False
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb: its parameter ``flags`` becomes the parameters that ``Flags`` declares.
+
+    Args:
+        function: Takes ``flags`` and the words that are its own.
+    """
+    hints = get_type_hints(Flags, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = []
+    for field in fields(Flags):
+        default = inspect.Parameter.empty if field.name in ("inputs", "model", "output") else field.default
+        shared.append(inspect.Parameter(field.name, keyword, default=default, annotation=hints[field.name]))
+    own_hints = get_type_hints(function, include_extras=True)
+    own = [
+        parameter.replace(kind=keyword, annotation=own_hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "flags"
+    ]
+
+    def command(**values: Any) -> None:
+        flags = Flags(**{field.name: values.pop(field.name) for field in fields(Flags)})
+        function(flags=flags, **values)
+
+    parameters = [*shared[:3], *own, *shared[3:]]
+    command.__doc__ = function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(function.__name__)(command)
+    return function
+
+
+@verb
+def vqa(
+    flags: Flags,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="Asked of every picture that comes without one.")] = None,
 ) -> None:
-    from openmplug.errors import UsageError
-    from openmplug.inference import bulk
-    from openmplug.inference.loading import load
+    """Answer a question about each picture."""
+    _run("vqa", flags, question)
+
+
+@verb
+def caption(flags: Flags) -> None:
+    """Write a caption for each picture."""
+    _run("caption", flags)
+
+
+@verb
+def match(
+    flags: Flags,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="Matched with every picture that comes without one.")] = None,
+) -> None:
+    """Say how well a text fits each picture."""
+    _run("match", flags, text)
+
+
+def _run(name: str, flags: Flags, text: str | None = None) -> None:
+    from openmplug.inference.bulk import job as jobs
+    from openmplug.inference.bulk import run
+    from openmplug.inference.bulk.inputs import open_inputs
+    from openmplug.inference.bulk.verbs import VERBS
 
     # Everything that can be wrong with the command is found before the model is loaded.
-    bulk.check_output(output)
-    if on_error not in ("error", "skip"):
-        raise UsageError(f"unknown on-error policy '{on_error}'; one of error, skip")
-    rows = bulk.collect(inputs, verb, text)
-    summary: dict[str, Any] = {"verb": verb, "model": str(model), "output": str(output), "inputs": len(rows)}
-    if dry_run:
-        summary["dry_run"] = True
-        _finish(summary, json_output, f"would read {len(rows):,} inputs and write {output}")
+    limit = None if flags.max_failures is None else jobs.parse_limit(flags.max_failures)
+    jobs.check_options(flags.output, flags.on_error, limit, flags.engine)
+    inputs = open_inputs(flags.inputs, VERBS[name].words, text, flags.shard, flags.num_shards)
+    job = jobs.Job(
+        verb=name,
+        inputs=inputs,
+        model=flags.model,
+        output=flags.output,
+        device=flags.device,
+        dtype=flags.dtype,
+        batch_size=flags.batch_size or 16,
+        workers=flags.workers,
+        on_error=flags.on_error,
+        max_failures=limit,
+        restart=flags.restart,
+        engine=flags.engine,
+        ray_workers=flags.ray_workers,
+    )
+    if flags.dry_run:
+        _dry_run(job, flags.json_output)
         return
-    if seed is not None:
+    if flags.seed is not None:
         import torch
 
-        torch.manual_seed(seed)
-    pipeline = load(model, device, dtype, batch_size or 16)
-    count = bulk.Count()
-    records = bulk.predict(pipeline, verb, rows, on_error, count)
-    bulk.write_results(output, screen.progress(records, len(rows), "predicting"), bulk.columns(verb, rows))
-    summary |= {"done": count.done, "failed": count.failed}
-    failed = f", {count.failed:,} could not be read (see column error)" if count.failed else ""
-    _finish(summary, json_output, f"{count.done:,} of {len(rows):,} inputs done{failed}; results in {output}")
+        torch.manual_seed(flags.seed)
+    try:
+        with screen.Meter("predicting", inputs.total) as meter:
+
+            def report(tally: Tally) -> None:
+                if tally.resumed and tally.rows == tally.resumed:
+                    meter.say(f"going on after the {tally.resumed:,} rows that an earlier run finished ({job.journal})")
+                meter.show(tally.rows, tally.items_per_second, f"{tally.failed:,} unreadable" if tally.failed else "")
+
+            tally = run.predict(job, report)
+    except KeyboardInterrupt:
+        if job.journal.exists():
+            screen.note(f"finished rows are kept in {job.journal}; the same command goes on with them")
+        raise
+    _finish(job, tally, flags.json_output)
 
 
-def _finish(summary: dict[str, Any], json_output: bool, line: str) -> None:
+def _dry_run(job: Job, json_output: bool) -> None:
+    from openmplug.inference.bulk.job import check_model
+
+    check_model(job)
+    total = job.inputs.total
+    summary = {"verb": job.verb, "model": str(job.model), "output": str(job.output), "inputs": total, "dry_run": True}
+    count = "tar shards" if total is None else f"{total:,} inputs"
+    _print(summary, json_output, f"would read {count} and write {job.output}")
+
+
+def _finish(job: Job, tally: Tally, json_output: bool) -> None:
+    summary = {"verb": job.verb, "model": str(job.model), "output": str(job.output), "inputs": tally.rows}
+    summary |= {"done": tally.done, "failed": tally.failed, "resumed": tally.resumed}
+    summary |= {"seconds": round(tally.seconds, 2), "items_per_second": round(tally.items_per_second, 2)}
+    for reason in tally.failures:
+        screen.note(f"could not be read: {reason}")
+    if tally.failed > len(tally.failures):
+        screen.note(f"and {tally.failed - len(tally.failures):,} more (column error)")
+    failed = f", {tally.failed:,} could not be read (see column error)" if tally.failed else ""
+    speed = f" in {tally.seconds:.1f} s ({screen.rate(tally.items_per_second)})" if tally.seconds else ""
+    earlier = f" ({tally.resumed:,} by an earlier run)" if tally.resumed else ""
+    _print(summary, json_output, f"{tally.done:,} of {tally.rows:,} inputs done{earlier}{failed}{speed}; results in {job.output}")
+
+
+def _print(summary: dict[str, Any], json_output: bool, line: str) -> None:
     if json_output:
         screen.document(summary)
     else:
         typer.echo(line)
-
-
-@app.command("vqa")
-def vqa(
-    inputs: Inputs,
-    model: Model,
-    output: File,
-    question: Annotated[
-        str | None, typer.Option("--question", "-q", help="Asked of every picture whose table row has no question.")
-    ] = None,
-    on_error: OnError = "error",
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    json_output: Json = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
-    """Answer a question about each picture."""
-    _run("vqa", inputs, model, output, question, on_error, device, dtype, batch_size, seed, json_output, dry_run)
-
-
-@app.command("caption")
-def caption(
-    inputs: Inputs,
-    model: Model,
-    output: File,
-    on_error: OnError = "error",
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    json_output: Json = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
-    """Write a caption for each picture."""
-    _run("caption", inputs, model, output, None, on_error, device, dtype, batch_size, seed, json_output, dry_run)
-
-
-@app.command("match")
-def match(
-    inputs: Inputs,
-    model: Model,
-    output: File,
-    text: Annotated[str | None, typer.Option("--text", "-t", help="Matched with every picture whose table row has no text.")] = None,
-    on_error: OnError = "error",
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    seed: Seed = None,
-    json_output: Json = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
-    """Say how well a text fits each picture."""
-    _run("match", inputs, model, output, text, on_error, device, dtype, batch_size, seed, json_output, dry_run)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any
 
 import typer
-
-Item = TypeVar("Item")
 
 
 def error(message: str) -> None:
@@ -84,18 +84,65 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], rig
     Console(highlight=False, markup=False).print(shown)
 
 
-def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Pass items through and show how far they are: a bar on a terminal, nothing elsewhere.
+def rate(items_per_second: float) -> str:
+    """Return a speed with three significant digits.
+
+    Example:
+        >>> rate(1234.5), rate(35.21), rate(0.512)
+        ('1,234 items/s', '35.2 items/s', '0.51 items/s')
+    """
+    digits = 0 if items_per_second >= 100 else 1 if items_per_second >= 10 else 2
+    return f"{items_per_second:,.{digits}f} items/s"
+
+
+class Meter:
+    """How far a long run is, on stderr: a bar on a terminal, a plain line twice a minute elsewhere.
 
     Args:
-        items: What is worked on.
-        total: How many there are.
         label: What is being done.
+        total: How many items there are; None if unknown.
     """
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track
 
-    yield from track(items, description=label, total=total, console=Console(stderr=True), transient=True)
+    _EVERY_SECONDS = 30.0
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self._label = label
+        self._total = total
+        self._bar: Any = None
+        self._first = True
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Meter:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[state]}"), TimeRemainingColumn()]
+            self._bar = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True)
+            self._bar.add_task(self._label, total=self._total, state="")
+            self._bar.start()
+        return self
+
+    def say(self, message: str) -> None:
+        """Print a line; a bar stays below it."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False)
+        else:
+            note(message)
+
+    def show(self, done: int, items_per_second: float, remark: str = "") -> None:
+        """Say how many items are done, and how fast it goes."""
+        of = f"{done:,}" if self._total is None else f"{done:,}/{self._total:,}"
+        state = ", ".join(part for part in (of, rate(items_per_second) if items_per_second else "", remark) if part)
+        if self._bar is not None:
+            if self._first:  # what was done before this run says nothing about the time that is left
+                self._bar.reset(self._bar.task_ids[0], completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done, state=state)
+            self._first = False
+        elif time.monotonic() - self._said >= self._EVERY_SECONDS:
+            self._said = time.monotonic()
+            note(f"{self._label} {state}")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -150,9 +150,28 @@ class _Collate:
         return replace(batch, failures=batch.failures + failures) if failures else batch
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """Prepare a worker process: one thread each, as the processes are the parallelism."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+
+
+def from_workers(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
+    """Iterate a loader; a worker that dies is one line that says what to do.
+
+    Args:
+        loader: With workers.
+        advice: What the user can do, such as "lower the batch size".
+
+    Raises:
+        EnvironmentProblem: If a worker dies.
+    """
+    try:
+        yield from iter(loader)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or isinstance(error, OpenmplugError):
+            raise
+        raise EnvironmentProblem(f"a data worker died ({str(error).splitlines()[0]}), often for lack of memory; {advice}") from error
 
 
 class BatchLoader:
@@ -171,7 +190,7 @@ class BatchLoader:
                 batch_sampler=sampler,
                 num_workers=workers,
                 collate_fn=self._collate,
-                worker_init_fn=_start_worker,
+                worker_init_fn=start_worker,
                 persistent_workers=True,
                 # An own generator: without one every epoch would draw a number from torch's global state.
                 generator=torch.Generator().manual_seed(dataset.seed),
@@ -194,13 +213,8 @@ class BatchLoader:
             yield self._collate([self.dataset[key] for key in keys])
 
     def _in_workers(self) -> Iterator[Batch | OpenmplugError]:
-        try:
-            yield from iter(self._loader or ())
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or isinstance(error, OpenmplugError):
-                raise
-            message = f"a data worker died ({str(error).splitlines()[0]}), often for lack of memory; lower data.workers or the batch size"
-            raise EnvironmentProblem(message) from error
+        assert self._loader is not None
+        return from_workers(self._loader, "lower data.workers or the batch size")
 
 
 def build_loader(

@@ -44,6 +44,19 @@ _DOES = {"vqa": "answer questions", "caption": "write captions", "retrieval": "m
 _HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
 
 
+def check_trained_for(task: str | None, wanted: str) -> None:
+    """Refuse a model that was trained for another task than the one wanted; None was trained for none in particular.
+
+    Raises:
+        UsageError: If it was.
+    """
+    if task not in (None, wanted):
+        raise UsageError(
+            f"this model was trained for task '{task}' and cannot {_DOES[wanted]}; that needs one trained for '{wanted}'"
+            f" (load(…, task='{wanted}') tries this one all the same)"
+        )
+
+
 class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "vision-language"]):
     """A model, its words and its settings, ready to use.
 
@@ -111,11 +124,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         Raises:
             UsageError: If it was trained for another one, or lacks a part.
         """
-        if self.name not in (None, name):
-            raise UsageError(
-                f"this model was trained for task '{self.name}' and cannot {_DOES[name]}; that needs one trained for '{name}'"
-                f" (load(…, task='{name}') tries this one all the same)"
-            )
+        check_trained_for(self.name, name)
         # Without fusion and matching head, retrieval still has its similarities.
         spared = ("fusion", "matching") if name == "retrieval" else ()
         lacking = [part for part in TASK_MODULES[name] if part not in self.network.modules_built and part not in spared]

@@ -77,13 +77,23 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Read a text file line by line; a table of millions of rows need not fit into memory."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
+    except (UnicodeDecodeError, OSError) as error:
+        _read_text(path)  # says where in the file it is
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):  # not splitlines: U+2028 is legal inside JSON
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\n"))
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
         if not isinstance(row, dict):
@@ -93,7 +103,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(_read_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(_lines(path), strict=True)
     try:
         for row in reader:
             where = f"{path} line {reader.line_num}"

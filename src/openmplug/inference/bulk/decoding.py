@@ -1,0 +1,119 @@
+"""From rows to pixels, in worker processes ahead of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from openmplug.data.loading import from_workers, start_worker
+from openmplug.data.transforms import EvalTransform
+from openmplug.errors import DataError
+from openmplug.inference.bulk.inputs import Inputs
+from openmplug.inference.bulk.sources import Key
+
+_WAITING = 2  # batches that each worker may be ahead of the model
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A row that is ready for the model: pixels (C, H, W) float32, or the reason why there are none."""
+
+    name: str
+    text: str = ""
+    fields: Mapping[str, Any] | None = None
+    pixels: Tensor | None = None
+    failure: str | None = None
+
+
+class Decoder(Dataset[Decoded]):
+    """Loads and transforms single rows; picklable, so that workers can be handed it.
+
+    Args:
+        inputs: Where the rows come from.
+        transform: Picture to pixels, as in evaluation.
+    """
+
+    def __init__(self, inputs: Inputs, transform: EvalTransform) -> None:
+        self.inputs = inputs
+        self.transform = transform
+
+    def __getitem__(self, key: Key) -> Decoded:
+        """Decode one row; one that cannot be read has ``failure`` set, and raises nothing."""
+        _, row = key
+        try:
+            loaded = self.inputs.load(key)
+        except DataError as error:
+            return Decoded(row.name, row.text, row.fields, failure=str(error))
+        return Decoded(row.name, loaded.text, loaded.fields, self.transform(loaded.image))
+
+
+def _pack(rows: list[Decoded]) -> tuple[list[Decoded], Tensor | None]:
+    """Make rows ready to leave a worker: all pixels in one tensor, as each costs a file handle of its own."""
+    pixels = [row.pixels for row in rows if row.pixels is not None]
+    bare = [Decoded(row.name, row.text, row.fields, None, row.failure) for row in rows]
+    return bare, torch.stack(pixels) if pixels else None
+
+
+def _unpack(packed: tuple[list[Decoded], Tensor | None]) -> list[Decoded]:
+    rows, pixels = packed
+    parts = iter(pixels if pixels is not None else ())
+    return [Decoded(row.name, row.text, row.fields, None if row.failure is not None else next(parts), row.failure) for row in rows]
+
+
+def _batches(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
+    keys = iter(keys)
+    while batch := list(islice(keys, size)):
+        yield batch
+
+
+def choose_workers(rows: int | None, batch_size: int) -> int:
+    """Return how many worker processes suit this machine: one core is left to the model, and a few pictures need none.
+
+    Args:
+        rows: How many there are; None if unknown.
+        batch_size: Rows that a worker decodes at a time.
+    """
+    if rows is not None and rows <= 2 * batch_size:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores - 1))
+
+
+def decode(decoder: Decoder, keys: Iterable[Key], batch_size: int, workers: int) -> Generator[list[Decoded], None, None]:
+    """Decode rows in order, a batch at a time.
+
+    Args:
+        decoder: Of the rows' inputs.
+        keys: The rows; they are drawn as workers become free, at most ``2 * workers`` batches ahead of what was yielded.
+        batch_size: Rows per batch.
+        workers: Processes that decode; 0 decodes in this one, with the same result.
+
+    Raises:
+        EnvironmentProblem: If a worker dies.
+    """
+    batches = _batches(keys, batch_size)
+    if workers == 0:
+        for batch in batches:
+            yield [decoder[key] for key in batch]
+        return
+    # The tokenizers library warns on every fork unless this is decided; workers do not tokenise.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    loader: DataLoader[Any] = DataLoader(
+        decoder,
+        batch_sampler=batches,  # keys are rows themselves, so no worker needs a list of all
+        num_workers=workers,
+        collate_fn=_pack,
+        worker_init_fn=start_worker,
+        prefetch_factor=_WAITING,
+        generator=torch.Generator(),  # without one a number would be drawn from torch's global state
+    )
+    for packed in from_workers(loader, "lower --workers or --batch-size"):
+        yield _unpack(packed)
