@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from checkpoints.originals_made import original_state, write_original
+from openmplug.checkpoints.folder import file_hash
 from openmplug.errors import EnvironmentProblem, ModelError, UsageError
 from openmplug.inference.compat import OutputKeys, Tasks
 from openmplug.inference.compat import modelscope_pipeline as pipeline
+from openmplug.inference.judge.session import weights_hash
 from openmplug.inference.loading import load
 
 Folders = Callable[..., Path]
@@ -71,6 +75,19 @@ def test_matches(folders: Folders, pictures: list[Path]) -> None:
     probability = loaded.match(pictures[0], "a red circle").probability
     # No match first, as in the model's own two classes; call sites read scores[1].
     assert scores == [pytest.approx(1 - probability), pytest.approx(probability)]
+
+
+def test_a_folder_of_modelscope(pictures: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "damo"
+    state = original_state(("vision", "text", "fusion", "decoder"), tmp_path / "made")
+    write_original(folder, {f"model.{key}": value for key, value in state.items()}, "pytorch_model.bin")
+    (folder / "configuration.json").write_text(json.dumps({"task": "visual-question-answering", "model": {"type": "mplug"}}))
+    (folder / "config.yaml").write_text("beam_size: 5\nmin_length: 1\nmax_length: 4\nimage_res: 16\n")
+    judge = Judge(str(folder), device="cpu")
+    assert judge.pipeline_vqa.model.task_for("vqa").settings.num_beams == 5
+    assert isinstance(judge.vqa(str(pictures[0]), "a b c"), str)
+    # The judge of the benchmarks takes the same folder, and knows it by its file.
+    assert weights_hash(folder) == file_hash(folder / "pytorch_model.bin")
 
 
 def test_the_cache_of_modelscope(folders: Folders, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
