@@ -139,7 +139,11 @@ def test_a_first_prompt_that_cannot_do_without_its_first_question(bench: tuple[P
     # As in the public script: the parent of p1's third question has no answer, so the picture fails.
     assert report["score"] == pytest.approx(37.5)
     assert report["failures"] == {str(images / "p1.png"): "proposition 3 depends on 1, which has no answer"}
-    assert report["strict"]["pictures"] == 2
+    assert (report["published"]["left_out"], report["strict"]["pictures"]) == (1, 2)
+    # By the strict rule nothing failed.
+    report, _ = judge_dpg(questions, images, options=options, resolution=SIDE, pic_num=4, strict=True)
+    assert (report["failures"], report["counts"]["failures"], report["published"]["left_out"]) == ({}, 0, 1)
+    assert not any("left out" in note for note in report["notes"])
 
 
 def test_a_first_prompt_with_a_single_question(bench: tuple[Path, Path, JudgeOptions], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,14 +98,9 @@ def judge_dpg(
         raise UsageError("--images needs the size of a tile; give --resolution PIXELS")
     if pic_num not in (1, 4) or (resolution is not None and resolution < 1):
         raise UsageError(f"--pic-num is 1 or 4 and --resolution at least 1; got {pic_num} and {resolution}")
-    asked = read_questions(questions)
-    if asked.unusable:
-        raise DataError(next(iter(asked.unusable.values())) + "; correct the row")
-    if strict and asked.absent:
-        item, reason = next(iter(asked.absent.items()))
-        raise DataError(f"item '{item}' of {questions}: {reason}; correct the row, or leave out --strict")
-    rule = STRICT if strict else PUBLISHED
-    report: Report = {"benchmark": "dpg", "rule": rule, "rules": RULES, "questions_file": str(questions), "prompts": len(asked.items)}
+    asked = _read(questions, strict)
+    report: Report = {"benchmark": "dpg", "rule": STRICT if strict else PUBLISHED, "rules": RULES}
+    report |= {"questions_file": str(questions), "prompts": len(asked.items)}
     notes: list[str] = []
     failures: dict[str, str] = {}
     if answers is not None:
@@ -139,11 +134,39 @@ def judge_dpg(
         given = [_given(row) for row in asked_rows]
     if dry_run:
         return {**report, "dry_run": True, "counts": {"questions": len(given)}, "notes": notes}, []
+    return _scored(report, asked, given, names, failures, notes), answer_rows(asked, given)
+
+
+def _read(questions: Path, strict: bool) -> Questions:
+    asked = read_questions(questions)
+    if asked.unusable:
+        raise DataError(next(iter(asked.unusable.values())) + "; correct the row")
+    if strict and asked.absent:
+        item, reason = next(iter(asked.absent.items()))
+        raise DataError(f"item '{item}' of {questions}: {reason}; correct the row, or leave out --strict")
+    return asked
+
+
+def _scored(
+    report: Report, asked: Questions, given: Sequence[GivenAnswer], names: Mapping[str, str], failures: dict[str, str], notes: list[str]
+) -> Report:
+    """Complete a report from the answers.
+
+    Args:
+        report: So far.
+        asked: The questions.
+        given: The answers.
+        names: What each item's picture is called in the report.
+        failures: Reason by picture that could not be asked about.
+        notes: What a user should know so far.
+    """
     if missing := [item for item in asked.items if item not in names]:
         notes.append(f"{len(missing):,} of {len(asked.items):,} prompts have no picture and are not counted, such as '{missing[0]}'")
     tiles, unread = collect_tiles(given)
-    figures, left_out = figures_of(asked, tiles, unread, rule)
-    failures = {**failures, **{names[item]: reason for item, reason in left_out.items()}}
+    figures, left_out = figures_of(asked, tiles, unread, report["rule"])
+    figures[PUBLISHED]["left_out"] = len(failures) + len(left_out)
+    if report["rule"] == PUBLISHED:  # the strict rule has raised an error by now, if anything failed
+        failures = {**failures, **{names[item]: reason for item, reason in left_out.items()}}
     notes += [f"picture '{path}': {reason}; left out" for path, reason in failures.items()]
     notes += differences(figures)
     counts = {
@@ -152,15 +175,8 @@ def judge_dpg(
         "questions": sum(len(tile) for each in tiles.values() for tile in each),
         "failures": len(failures),
     }
-    return {
-        **report,
-        "score": figures[rule]["score"],
-        "counts": counts,
-        "failures": failures,
-        "notes": notes,
-        **figures,
-        "intervals": INTERVAL + "pictures",
-    }, answer_rows(asked, given)
+    score = figures[report["rule"]]["score"]
+    return {**report, "score": score, "counts": counts, "failures": failures, "notes": notes, **figures, "intervals": INTERVAL + "pictures"}
 
 
 def _larger(paths: Iterable[Path], grid: Grid) -> list[str]:

@@ -68,15 +68,34 @@ def judge_tifa(
         report |= {"images": str(images), "choose": way, "choose_rule": CHOOSE[way]}
         if dry_run:
             return {**report, "dry_run": True, "counts": {**counts, "pictures": len(paths)}}, []
-        subjects, order = _subjects(asked, paths, ranked=way == RANK)
-        about = {"benchmark": "tifa", "questions": file_hash(questions), "pictures": fingerprint(paths.values()), "ranked": way == RANK}
-        embed = SentenceEmbedder(encoder) if encoder is not None else None  # before the hours of asking, if it cannot be read
-        rows, report["judge"] = ask_all(subjects, options, about)
-        by_question = {position: row for position, row in zip(order, rows, strict=True)}
-        chosen = [_choose(by_question[position], each, embed) for position, each in enumerate(asked)]
-        log_probs = [by_question[position]["log_prob"] for position in range(len(asked))]
-        report["embedder"] = str(encoder) if encoder is not None else None
-        report["free_answers_that_were_no_choice"] = sum(one.free not in each.choices for one, each in zip(chosen, asked, strict=True))
+        chosen, log_probs, asking = _ask(asked, paths, options, questions, encoder)
+        report |= asking
+    return _scored(report, asked, chosen, counts, log_probs)
+
+
+def _ask(
+    asked: Sequence[ChoiceQuestion], paths: dict[str, Path], options: JudgeOptions, questions: Path, encoder: Path | None
+) -> tuple[list[ChosenAnswer], list[float | None], Report]:
+    """Return the answer to each question, its log probability, and what the report says of the asking."""
+    embed = SentenceEmbedder(encoder) if encoder is not None else None  # before the hours of asking, if it cannot be read
+    subjects, order = _subjects(asked, paths, ranked=embed is None)
+    about = {"benchmark": "tifa", "questions": file_hash(questions), "pictures": fingerprint(paths.values()), "ranked": embed is None}
+    rows, judge = ask_all(subjects, options, about)
+    by_question = dict(zip(order, rows, strict=True))
+    chosen = [_choose(by_question[position], each, embed) for position, each in enumerate(asked)]
+    no_choice = sum(one.free not in each.choices for one, each in zip(chosen, asked, strict=True))
+    log_probs = [by_question[position]["log_prob"] for position in range(len(asked))]
+    told = {"judge": judge, "embedder": None if encoder is None else str(encoder), "free_answers_that_were_no_choice": no_choice}
+    return chosen, log_probs, told
+
+
+def _scored(
+    report: Report,
+    asked: Sequence[ChoiceQuestion],
+    chosen: Sequence[ChosenAnswer],
+    counts: dict[str, int],
+    log_probs: Sequence[float | None],
+) -> tuple[Report, list[dict[str, Any]]]:
     right = [float(one.chosen == each.answer) for one, each in zip(chosen, asked, strict=True)]
     scores = score_captions([(each.caption_id, each.element_type, value) for each, value in zip(asked, right, strict=True)])
     whole = figure([[value] for value in scores.captions.values()])
@@ -88,11 +107,11 @@ def judge_tifa(
         "accuracy_by_type": scores.accuracy_by_type(),
         "types": {kind: {"questions": sum(map(len, groups)), **figure(groups)} for kind, groups in scores.types.items()},
         "counts": counts,
-        "failures": {},
+        "failures": {},  # one would have been an error
         "intervals": INTERVAL + "captions",
         "caption_scores": scores.captions,
     }
-    return report, [_row(each, one, value, log_prob) for each, one, value, log_prob in zip(asked, chosen, right, log_probs, strict=True)]
+    return report, [_row(*each) for each in zip(asked, chosen, right, log_probs, strict=True)]
 
 
 def choose_way(choose: str | None, embedder: Path | None) -> tuple[str, Path | None]:
