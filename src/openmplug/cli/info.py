@@ -24,6 +24,7 @@ OPTIONAL = {
     "demo": (("gradio",), "web page"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX export"),
     "lora": (("peft",), "adapters"),
+    "judge": (("transformers",), "TIFA's choices by sentence embeddings"),
     "official": (("pycocoevalcap",), "the official caption scorers"),
     "glue": (("sklearn", "scipy"), "GLUE scores"),
 }
