@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openmplug.engine.recipe import RunConfig, load_recipe
     from openmplug.engine.run import evaluate, train
     from openmplug.errors import DataError, EnvironmentProblem, ModelError, OpenmplugError, UsageError
+    from openmplug.inference import compat
     from openmplug.inference.loading import load
     from openmplug.inference.model import Model
     from openmplug.inference.pipelines import Pipeline, pipeline
@@ -45,6 +46,7 @@ __all__ = [
     "Tokenizer",
     "UsageError",
     "__version__",
+    "compat",
     "evaluate",
     "list_models",
     "list_recipes",
@@ -71,6 +73,8 @@ _HOME_OF = {name: f"openmplug.{home}" for home, names in _HOMES.items() for name
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compat":
+        return import_module("openmplug.inference.compat")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'openmplug' has no attribute '{name}'")
     value = getattr(import_module(_HOME_OF[name]), name)

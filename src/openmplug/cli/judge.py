@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,7 +160,13 @@ def _options(
 
 
 def _progress(counts: Iterable[int], total: int) -> Iterator[int]:
-    return screen.progress((one for count in counts for one in range(count)), total, "asking")
+    """Pass the sizes of batches on and show how many questions have been asked."""
+    asked, began = 0, time.monotonic()
+    with screen.Meter("asking", total) as meter:
+        for count in counts:
+            asked += count
+            meter.show(asked, asked / max(time.monotonic() - began, 1e-9))
+            yield count
 
 
 def _told(report: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], output: Path | None, json_output: bool) -> bool:

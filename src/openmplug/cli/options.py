@@ -12,7 +12,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="A.B=C", help="Settings put over the recipe, such as data.root=DIR optim.lr=2e-5.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to; it is made where it is missing.")]
-Model = Annotated[Path, typer.Option("--model", "-m", metavar="DIR", help="Folder of a trained or converted model, or a released checkpoint.")]
+Model = Annotated[
+    Path, typer.Option("--model", "-m", metavar="DIR", help="Folder of a trained or converted model, or a released checkpoint.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, fp32, bf16 or fp16.", show_default="auto")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Items worked on at once.", show_default=False)]
