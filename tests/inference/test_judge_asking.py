@@ -141,7 +141,11 @@ def test_a_stopped_run_goes_on_with_the_same_rows(judge: Model, tmp_path: Path, 
             assert 0 < journal.done < 15
         asked = []
         hook = judge.task.model.vision.register_forward_hook(lambda module, given, result, asked=asked: asked.append(len(given[0])))
-        assert rows_of(judge, tmp_path, path) == whole
+        with Journal(path, {"run": 1}) as journal:
+            kept = journal.done
+            counts = list(ask(judge, subjects(tmp_path), journal, 4, skip_unreadable=False))
+            assert (counts[0], sum(counts), list(journal.rows())) == (kept, 15, whole)
+            assert list(ask(judge, subjects(tmp_path), journal, 4, skip_unreadable=False)) == [15]
         hook.remove()
         assert sum(asked) < 6  # what was done is not done again
 

@@ -161,11 +161,14 @@ def _options(
 
 def _progress(counts: Iterable[int], total: int) -> Iterator[int]:
     """Pass the sizes of batches on and show how many questions have been asked."""
-    asked, began = 0, time.monotonic()
     with screen.Meter("asking", total) as meter:
+        done = first = 0
+        began = 0.0
         for count in counts:
-            asked += count
-            meter.show(asked, asked / max(time.monotonic() - began, 1e-9))
+            done += count
+            if not first:  # what was asked before this run, or a batch with the model's first steps, says nothing about the speed
+                first, began = done, time.monotonic()
+            meter.show(done, (done - first) / max(time.monotonic() - began, 1e-9))
             yield count
 
 

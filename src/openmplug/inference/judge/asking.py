@@ -186,20 +186,27 @@ def ask(model: Model, subjects: Sequence[Subject], journal: Journal, batch_size:
         skip_unreadable: Write ``error`` for the questions of a picture that cannot be read, instead of raising.
 
     Yields:
-        How many questions each batch had, whether they were asked now or earlier.
+        How many questions were asked earlier, if any, and then how many each batch has.
 
     Raises:
         DataError: If a picture cannot be read and ``skip_unreadable`` is False.
     """
-    position = 0
+    position = earlier = 0
     for first, last in batches([len(subject.questions) for subject in subjects], batch_size):
         group = subjects[first:last]
         count = sum(len(subject.questions) for subject in group)
-        if position + count > journal.done:
-            rows = _rows(model, group, batch_size, skip_unreadable)
-            journal.append(rows[max(0, journal.done - position) :])
         position += count
+        if position <= journal.done:
+            earlier += count
+            continue
+        if earlier:
+            yield earlier
+            earlier = 0
+        rows = _rows(model, group, batch_size, skip_unreadable)
+        journal.append(rows[max(0, journal.done - position + count) :])
         yield count
+    if earlier:
+        yield earlier
 
 
 def _rows(model: Model, group: Sequence[Subject], batch_size: int, skip_unreadable: bool) -> list[dict[str, Any]]:
