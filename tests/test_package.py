@@ -110,7 +110,7 @@ def test_layers_contract_names_every_module(pyproject: dict) -> None:
     contracts = pyproject["tool"]["importlinter"]["contracts"]
     (layers,) = (contract for contract in contracts if contract["type"] == "layers")
     assert layers["layers"] == [
-        "cli",
+        "cli | compat",
         "inference | engine",
         "tasks | checkpoints",
         "models | objectives | data | metrics",

@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from openmplug import compat
     from openmplug.checkpoints.report import list_models
     from openmplug.data.tokenizer import Tokenizer
     from openmplug.engine.catalog import list_recipes
     from openmplug.engine.recipe import RunConfig, load_recipe
     from openmplug.engine.run import evaluate, train
     from openmplug.errors import DataError, EnvironmentProblem, ModelError, OpenmplugError, UsageError
-    from openmplug.inference import compat
     from openmplug.inference.loading import load
     from openmplug.inference.model import Model
     from openmplug.inference.pipelines import Pipeline, pipeline
@@ -74,7 +74,7 @@ _HOME_OF = {name: f"openmplug.{home}" for home, names in _HOMES.items() for name
 
 def __getattr__(name: str) -> Any:
     if name == "compat":
-        return import_module("openmplug.inference.compat")
+        return import_module("openmplug.compat")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'openmplug' has no attribute '{name}'")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -2,7 +2,7 @@
 
 ``from modelscope.pipelines import pipeline`` and ``from modelscope.utils.constant import Tasks`` become::
 
-    from openmplug.inference.compat import Tasks, modelscope_pipeline as pipeline
+    from openmplug.compat import Tasks, modelscope_pipeline as pipeline
 
 Source: ``VisualQuestionAnsweringPipeline``, ``ImageCaptioningPipeline``, ``ImageTextRetrievalPipeline`` and ``MPlugPreprocessor`` of
 modelscope/modelscope; their call sites in ELLA's ``compute_dpg_bench.py``, DSG's ``vqa_utils.py`` and TIFA's ``vqa_models.py``.
