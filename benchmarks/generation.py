@@ -23,8 +23,9 @@ import torch
 from plain import plain_beam_search, plain_rank
 from torch import Tensor
 
-from openmplug.models.generation import BEGIN_ID, END_ID, beam_search, rank_answers
+from openmplug.models.generation import BEGIN_ID, END_ID, beam_search
 from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.ranking import rank_answers
 
 BEAMS = 5
 QUESTION_TOKENS = 12

@@ -29,6 +29,11 @@ class DecoderMemory:
         mask = None if self.mask is None else self.mask.index_select(0, index)
         return DecoderMemory([layer.rows(index) for layer in self.layers], mask)
 
+    def narrow(self, first: int, count: int) -> DecoderMemory:
+        """Pick consecutive items; views, not copies."""
+        mask = None if self.mask is None else self.mask.narrow(0, first, count)
+        return DecoderMemory([layer.narrow(first, count) for layer in self.layers], mask)
+
     def contiguous(self) -> DecoderMemory:
         """Lay the keys and values out for many steps."""
         return DecoderMemory([layer.contiguous() for layer in self.layers], self.mask)
@@ -145,11 +150,19 @@ class TextDecoder(nn.Module):
             memory = memory.contiguous()
         return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers])
 
-    def step(self, ids: Tensor, state: DecoderState) -> Tensor:
-        """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions."""
+    def step(self, ids: Tensor, state: DecoderState, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions.
+
+        Args:
+            ids: The new tokens.
+            state: What came before; it grows.
+            positions: (R, t) where each token stands in its text; default one after the other.
+            visible: (R, 1, t, tokens so far + t) bool, which tokens each new one sees; default itself and everything before.
+        """
         new, past = ids.shape[1], state.length
-        x = self.embeddings(ids, start=past)
-        visible = None if new == 1 else causal_mask(new, past + new, ids.device)
+        x = self.embeddings(ids, start=past, at=positions)
+        if visible is None and new > 1:
+            visible = causal_mask(new, past + new, ids.device)
         for layer, keys_values, cache in zip(self.layers, state.memory.layers, state.caches, strict=True):
             x = layer(x, keys_values, visible, state.memory.mask, cache)
         return x

@@ -1,4 +1,4 @@
-"""Writing text with a decoder: the original's beam search, greedy, sampling, and ranking of given answers.
+"""Writing text with a decoder: the original's beam search, greedy and sampling; ``ranking`` chooses among given answers.
 
 Every function decodes with a key/value cache and projects the memory of an item once, however many beams, candidates and steps
 use it. The plain path (whole prefix every step, memory projected for every beam) lives in the tests as the oracle.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 
@@ -267,61 +266,3 @@ def rescore(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tens
     new = mask.sum(dim=1) - prompt_length
     log_probs = sequence_log_probs(decoder, memory, ids, mask)[:, prompt_length - 1 :].sum(dim=1)
     return log_probs / ((5 + new) / 6) ** 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Ranked candidates: indices into the list and probabilities, each (B, k), best first."""
-
-    indices: Tensor
-    probabilities: Tensor
-
-
-@torch.no_grad()
-def rank_answers(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tensor, k: int, max_rows: int = 1024) -> Ranking:
-    """Rank given answers as the originals do.
-
-    The first real token alone chooses k candidates per item; these are scored whole. The first token counts twice: score =
-    log p(first) + log p(answer). The [CLS] step is shared by all candidates of an item, and so are the memory's keys and values.
-
-    Args:
-        decoder: The decoder, in eval mode.
-        memory: Of B items.
-        ids: Candidates (A, T): [CLS] ... [SEP], right-padded.
-        mask: (A, T) bool.
-        k: How many candidates per item to score whole, 1 to A.
-        max_rows: Candidates scored at a time per call; bounds memory.
-
-    Returns:
-        Indices and softmax probabilities over the k.
-
-    Raises:
-        ValueError: If k is not within 1 to A.
-
-    Source: ``rank_answer`` of the originals.
-    """
-    if not 1 <= k <= len(ids):
-        raise ValueError(f"k_test is {k}, but there are {len(ids)} candidates; choose 1 to {len(ids)}")
-    items = len(memory)
-    state = decoder.start(memory, items, 1)
-    begin = ids[:1, :1].expand(items, 1)
-    first = decoder.logits(decoder.step(begin, state)[:, -1]).float().softmax(dim=-1)  # (B, vocab)
-    chosen = first.index_select(1, ids[:, 1]).topk(k, dim=1)
-    scores = chosen.values.log() * 2  # log p(first) as the pre-score, and again inside the whole answer
-    per_call = max(1, max_rows // items)
-    for start in range(0, k, per_call):
-        part = chosen.indices[:, start : start + per_call]  # (B, c)
-        texts, real = ids[part].flatten(0, 1), mask[part].flatten(0, 1)  # (B * c, T)
-        length = int(real.sum(dim=1).max())
-        if length <= 2:
-            continue
-        again = state.fork(torch.arange(items, device=ids.device).repeat_interleave(part.shape[1]), length)
-        hidden = decoder.step(texts[:, 1 : length - 1], again)  # predicts tokens 2 .. length - 1
-        wanted = real[:, 2:length]
-        log_probs = torch.zeros(wanted.shape, device=ids.device)
-        # Only real tokens pay for the vocabulary.
-        losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), texts[:, 2:length][wanted], reduction="none")
-        log_probs[wanted] = -losses
-        scores[:, start : start + per_call] += log_probs.sum(dim=1).unflatten(0, part.shape)
-    probabilities, order = scores.softmax(dim=1).sort(dim=1, descending=True)
-    return Ranking(chosen.indices.gather(1, order), probabilities)

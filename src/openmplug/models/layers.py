@@ -52,6 +52,10 @@ class KeyValues:
         """Pick rows, with repetition."""
         return KeyValues(self.keys.index_select(0, index), self.values.index_select(0, index))
 
+    def narrow(self, first: int, count: int) -> KeyValues:
+        """Pick consecutive rows; views, not copies."""
+        return KeyValues(self.keys.narrow(0, first, count), self.values.narrow(0, first, count))
+
     def contiguous(self) -> KeyValues:
         """Lay each head's rows side by side: reading them again and again is then a third faster on a CPU."""
         return KeyValues(self.keys.contiguous(), self.values.contiguous())
@@ -220,6 +224,12 @@ class PostNormBlock(nn.Module):
         super().__init__()
         self.self_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.feed_forward = PostNormFeedForward(width, intermediate, dropout)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        self.self_attention.attention.pack(own=True)
+        self.feed_forward.expand.pack()
+        self.feed_forward.contract.pack()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform x (B, T, D); mask broadcastable to (B, N, T, T)."""

@@ -23,12 +23,14 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Embed ids (B, T) whose first token stands at position ``start``.
+    def forward(self, ids: Tensor, start: int = 0, at: Tensor | None = None) -> Tensor:
+        """Embed ids (B, T) whose first token stands at position ``start``, or each at its own place ``at`` (B, T).
 
         Raises:
             ValueError: If the text is longer than the position table.
         """
+        if at is not None:
+            return self.dropout(self.norm(self.words(ids) + self.types.weight[0] + self.positions(at)))
         end = start + ids.shape[1]
         if end > self.positions.num_embeddings:
             raise ValueError(f"text of {end} tokens, the model has {self.positions.num_embeddings} positions; shorten the text")
