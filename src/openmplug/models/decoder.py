@@ -73,9 +73,16 @@ class LanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.packed_words = PackedLinear()
 
+    def transformed(self, x: Tensor) -> Tensor:
+        """Compute what is multiplied with the word table, (..., D), of states (..., D)."""
+        return self.norm(self.transform.gelu(x))
+
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """Compute logits (..., vocab) of states (..., D) with the word table (vocab, D)."""
-        x = self.norm(self.transform.gelu(x))
+        return self.logits(self.transformed(x), words)
+
+    def logits(self, x: Tensor, words: Tensor) -> Tensor:
+        """Compute logits (..., vocab) of transformed states (..., D)."""
         packed = self.packed_words.usable(x, (words, self.bias))
         return F.linear(x, words, self.bias) if packed is None else packed.linear(x)
 

@@ -16,6 +16,7 @@ from openmplug.models.packing import Linear, PackedLinear
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
+_QUICK = 1.702  # the factor in CLIP's GELU
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -43,10 +44,14 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dro
 
 @dataclass(slots=True)
 class KeyValues:
-    """Projected keys and values of one attention layer, each (B, N, T, D/N)."""
+    """Projected keys and values of one attention layer, each (B, N, T, D/N).
+
+    ``joint`` (B, T, 2, N, D/N) is what both are views of, where one product made them: a cache copies it in one go.
+    """
 
     keys: Tensor
     values: Tensor
+    joint: Tensor | None = None
 
     def rows(self, index: Tensor) -> KeyValues:
         """Pick rows, with repetition."""
@@ -64,7 +69,8 @@ class KeyValues:
 class KeyValueCache:
     """The keys and values of the tokens decoded so far, in buffers allocated once.
 
-    Tokens come first in memory, (T, R, N, D/N): what is filled is one block then, and picking rows copies whole rows of it.
+    Tokens come first in memory, (T, R, keys and values, N, D/N): what is filled is one block then, and picking rows copies whole rows
+    of it.
 
     Args:
         rows: ``R``, sequences decoded side by side.
@@ -73,14 +79,12 @@ class KeyValueCache:
     """
 
     def __init__(self, rows: int, capacity: int, like: Tensor) -> None:
-        shape = (capacity, rows, like.shape[1], like.shape[3])
-        self._keys = like.new_empty(shape)
-        self._values = like.new_empty(shape)
+        self._tokens = like.new_empty(capacity, rows, 2, like.shape[1], like.shape[3])
         self.length = 0
 
     def everything(self) -> KeyValues:
         """Return the tokens so far, (R, N, T, D/N) each; views, not copies."""
-        return KeyValues(self._keys[: self.length].permute(1, 2, 0, 3), self._values[: self.length].permute(1, 2, 0, 3))
+        return KeyValues(*self._tokens[: self.length].permute(2, 1, 3, 0, 4).unbind(0))
 
     def append(self, new: KeyValues) -> KeyValues:
         """Add tokens and return everything so far.
@@ -89,10 +93,13 @@ class KeyValueCache:
             ValueError: If the tokens do not fit into the capacity.
         """
         end = self.length + new.keys.shape[2]
-        if end > len(self._keys):
-            raise ValueError(f"the cache holds {len(self._keys)} tokens, {end} were given; allocate it with a larger max_length")
-        self._keys[self.length : end] = new.keys.permute(2, 0, 1, 3)
-        self._values[self.length : end] = new.values.permute(2, 0, 1, 3)
+        if end > len(self._tokens):
+            raise ValueError(f"the cache holds {len(self._tokens)} tokens, {end} were given; allocate it with a larger max_length")
+        if new.joint is not None:
+            self._tokens[self.length : end] = new.joint.transpose(0, 1)
+        else:
+            self._tokens[self.length : end, :, 0] = new.keys.permute(2, 0, 1, 3)
+            self._tokens[self.length : end, :, 1] = new.values.permute(2, 0, 1, 3)
         self.length = end
         return self.everything()
 
@@ -103,13 +110,12 @@ class KeyValueCache:
             index: (new R,), with repetition.
             capacity: Of the new cache; default as before.
         """
-        picked = KeyValueCache(len(index), capacity or len(self._keys), self.everything().keys)
+        picked = KeyValueCache(len(index), capacity or len(self._tokens), self._tokens[:, :, 0].transpose(1, 2))
         picked.length = length = self.length
         steps = torch.arange(length, device=index.device)[:, None]
-        places = (steps * self._keys.shape[1] + index).flatten()
-        for old, new in ((self._keys, picked._keys), (self._values, picked._values)):
-            # One copy of what is filled; the empty tail is free.
-            torch.index_select(old[:length].view(-1, *old.shape[2:]), 0, places, out=new[:length].view(-1, *new.shape[2:]))
+        places = (steps * self._tokens.shape[1] + index).flatten()
+        # One copy of what is filled, in whole rows; the empty tail is free.
+        torch.index_select(self._tokens[:length].flatten(0, 1), 0, places, out=picked._tokens[:length].flatten(0, 1))
         return picked
 
 
@@ -153,8 +159,9 @@ class Attention(nn.Module):
         packed = self._packed_self.usable(x, *self._self_parts())
         if packed is None:
             return split_heads(self.query(x), self.heads), self.project(x)
-        query, key, value = packed.linear(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return query, KeyValues(key, value)
+        joint = packed.linear(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, N, D/N)
+        query, key, value = joint.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, KeyValues(key, value, joint[:, :, 1:])
 
     def project(self, context: Tensor) -> KeyValues:
         """Compute the keys and values of a context (B, S, D)."""
@@ -169,8 +176,8 @@ class Attention(nn.Module):
         """
         return self.mix(split_heads(self.query(x), self.heads), context, mask)
 
-    def mix(self, query: Tensor, context: KeyValues, mask: Tensor | None = None) -> Tensor:
-        """Attend from projected queries (R, N, T, D/N)."""
+    def mix(self, query: Tensor, context: KeyValues, mask: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Attend from projected queries (R, N, T, D/N); a residual (R, T, D) is added to the output."""
         rows, _, length, head_width = query.shape
         items = context.keys.shape[0]
         if items != rows:
@@ -178,7 +185,8 @@ class Attention(nn.Module):
         mixed = attend(query, context.keys, context.values, mask, self.dropout if self.training else 0.0)
         if items != rows:
             mixed = mixed.unflatten(2, (-1, length)).transpose(1, 2).reshape(rows, self.heads, length, head_width)
-        return self.output(merge_heads(mixed))  # (R, T, D)
+        mixed = merge_heads(mixed)
+        return self.output(mixed) if residual is None else self.output.add(mixed, residual)  # (R, T, D)
 
 
 class PostNormAttention(nn.Module):
@@ -192,14 +200,19 @@ class PostNormAttention(nn.Module):
 
     def forward(self, x: Tensor, context: KeyValues, mask: Tensor | None = None) -> Tensor:
         """Attend from x (R, T, D); shapes as in ``Attention``."""
-        return self.norm(x + self.dropout(self.attention(x, context, mask)))
+        return self._finish(x, split_heads(self.attention.query(x), self.attention.heads), context, mask)
 
     def to_itself(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None = None) -> Tensor:
         """Attend from x (B, T, D) to the same tokens, and to those of the cache, where x is then added."""
         query, own = self.attention.project_self(x)
         if cache is not None:
             own = cache.append(own)
-        return self.norm(x + self.dropout(self.attention.mix(query, own, mask)))
+        return self._finish(x, query, own, mask)
+
+    def _finish(self, x: Tensor, query: Tensor, context: KeyValues, mask: Tensor | None) -> Tensor:
+        if self.training:
+            return self.norm(x + self.dropout(self.attention.mix(query, context, mask)))
+        return self.norm(self.attention.mix(query, context, mask, residual=x))
 
 
 class PostNormFeedForward(nn.Module):
@@ -214,7 +227,9 @@ class PostNormFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (..., D)."""
-        return self.norm(x + self.dropout(self.contract(self.expand.gelu(x))))
+        if self.training:
+            return self.norm(x + self.dropout(self.contract(self.expand.gelu(x))))
+        return self.norm(self.contract.add(self.expand.gelu(x), x))
 
 
 class PostNormBlock(nn.Module):
@@ -283,8 +298,8 @@ class PackedSelfAttention(nn.Module):
             raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.output = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within x (B, V, D)."""
@@ -301,20 +316,34 @@ class PreNormBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
         self.attention = PackedSelfAttention(width, heads, attention_dropout)
         self.mlp_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
-        self.expand = nn.Linear(width, 4 * width)
-        self.contract = nn.Linear(4 * width, width)
+        self.expand = Linear(width, 4 * width)
+        self.contract = Linear(4 * width, width)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        self.attention.qkv.pack()
+        self.attention.output.pack()
+        for linear in (self.expand, self.contract):
+            linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (B, V, D)."""
         x = x + self.attention(self.attention_norm(x))
+        expand = self.expand.packed.usable(x, (self.expand.weight, self.expand.bias))
+        contract = self.contract.packed.usable(x, (self.contract.weight, self.contract.bias))
+        if expand is not None and contract is not None:
+            # The factors of QuickGELU (below) ride along in the norm before it and the sum after it; the packed biases have them too.
+            norm = self.mlp_norm
+            scaled = F.layer_norm(x, norm.normalized_shape, norm.weight * _QUICK, norm.bias * _QUICK, norm.eps)
+            return torch.add(x, contract.linear(expand.silu(scaled)), alpha=1 / _QUICK)
         return x + self._quick_gelu_mlp(self.mlp_norm(x))
 
     def _quick_gelu_mlp(self, x: Tensor) -> Tensor:
         """Compute ``contract(quick_gelu(expand(x)))`` of x (B, V, D).
 
-        QuickGELU is ``h * sigmoid(1.702 h) = silu(1.702 h) / 1.702``. The two factors ride along in the matrix products: passing
+        QuickGELU is ``h * sigmoid(q h) = silu(q h) / q`` with q = 1.702. The two factors ride along in the matrix products: passing
         over the widest tensor of the block twice more would take an eighth of an encoding on a CPU.
         """
-        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=1.702, alpha=1.702)
+        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=_QUICK, alpha=_QUICK)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
-        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / 1.702).view(x.shape)
+        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / _QUICK).view(x.shape)
