@@ -146,9 +146,9 @@ def test_when_bf16_pays(seconds: LinearSeconds | None, pays: bool) -> None:
 
 
 def test_the_choice_follows_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "measure_linear", lambda: LinearSeconds(2.0, 1.0, 2.0, 1.0))
+    monkeypatch.setattr(precision, "measure_linear", lambda width: LinearSeconds(2.0, 1.0, 2.0, 1.0))
     assert choose_inference_dtype(torch.device("cpu")) is BF16
-    monkeypatch.setattr(precision, "measure_linear", lambda: None)
+    monkeypatch.setattr(precision, "measure_linear", lambda width: None)
     assert choose_inference_dtype(torch.device("cpu")) is torch.float32
     assert choose_inference_dtype(torch.device("mps")) is torch.float32
 
