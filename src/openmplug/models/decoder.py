@@ -168,6 +168,11 @@ class TextDecoder(nn.Module):
         """
         new, past = ids.shape[1], state.length
         x = self.embeddings(ids, start=past, at=positions)
+        if new == 1 and visible is None and not self.training:
+            x = x[:, 0]
+            for index, (keys_values, cache) in enumerate(zip(state.memory.layers, state.caches, strict=True)):
+                x = self._block(index).step(x, keys_values, state.memory.mask, cache)
+            return x[:, None]
         if visible is None and new > 1:
             visible = causal_mask(new, past + new, ids.device)
         for layer, keys_values, cache in zip(self.layers, state.memory.layers, state.caches, strict=True):

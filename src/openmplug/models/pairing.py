@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from openmplug.models.fusion import CoAttentionLayer, ConnectedLayer, SkipConnectedFusion
 from openmplug.models.layers import Attention, KeyValues, PostNormAttention, PostNormCrossBlock, merge_heads, split_heads
@@ -28,8 +29,7 @@ class SharedPart:
     Args:
         queries, keys, values: Of its tokens, (N, V, D/N); queries are scaled.
         mass: Log of the summed exponentials of each token's scores over the picture, (N, V, 1).
-        mixed: Each head's mixture of the picture after the output projection, (V, N, D).
-        residual: The picture's states plus the output bias, (V, 1, D).
+        mixed: Each head's mixture of the picture after the output projection, and last the states plus the output bias, (V, N + 1, D).
         states: (V, 1, D).
     """
 
@@ -38,7 +38,6 @@ class SharedPart:
     values: Tensor
     mass: Tensor
     mixed: Tensor
-    residual: Tensor
     states: Tensor
 
 
@@ -129,7 +128,7 @@ def _unprojected(attention: Attention, x: Tensor, states: Tensor) -> Tensor:
     query = query * query.shape[-1] ** -0.5
     back = torch.bmm(query, attention.key.weight.to(query.dtype).unflatten(0, (heads, -1)))  # (N, nT, D)
     back = back.unflatten(1, (rows, tokens)).transpose(0, 1).flatten(1, 2)  # (n, N*T, D)
-    weights = torch.bmm(back, states.transpose(1, 2)).float().softmax(dim=-1).to(states.dtype)  # (n, N*T, V)
+    weights = torch.bmm(back, states.transpose(1, 2)).softmax(dim=-1)  # (n, N*T, V); statistics are fp32 in any type
     mixed = torch.bmm(weights, states).unflatten(1, (heads, tokens)).transpose(0, 1).flatten(1, 2)  # (N, nT, D)
     values = torch.bmm(mixed, attention.value.weight.to(mixed.dtype).unflatten(0, (heads, -1)).transpose(1, 2))  # (N, nT, D/N)
     return attention.output((values.transpose(0, 1).flatten(1) + attention.value.bias.to(values.dtype)).unflatten(0, (rows, tokens)))
@@ -147,9 +146,9 @@ def _shared_part(attention: Attention, vision: Tensor) -> SharedPart:
     scores = torch.bmm(query, keys.transpose(1, 2)).float()  # (N, V, V)
     mass = scores.logsumexp(dim=-1)  # (N, V)
     mixed = torch.bmm((scores - mass[..., None]).exp().to(values.dtype), values)
-    out = torch.bmm(mixed, _output_of_heads(attention, mixed.dtype)).transpose(0, 1).contiguous()  # (V, N, D)
-    residual = vision + attention.output.bias.to(vision.dtype)
-    return SharedPart(query.contiguous(), keys, values, mass[:, :, None], out, residual[:, None], vision[:, None])
+    out = torch.bmm(mixed, _output_of_heads(attention, mixed.dtype)).transpose(0, 1)  # (V, N, D)
+    residual = (vision + attention.output.bias.to(vision.dtype))[:, None]
+    return SharedPart(query.contiguous(), keys, values, mass[:, :, None], torch.cat([out, residual.to(out.dtype)], dim=1), vision[:, None])
 
 
 def _connect_shared(layer: ConnectedLayer, shared: SharedPart, text: Tensor, mask: Tensor, last: bool) -> tuple[Tensor, Tensor | None]:
@@ -167,7 +166,7 @@ def _connect_shared(layer: ConnectedLayer, shared: SharedPart, text: Tensor, mas
     # Text to [picture; text]: one softmax over both parts.
     to_picture = torch.bmm(query.transpose(0, 1).flatten(1, 2), shared.keys.transpose(1, 2)).unflatten(1, (rows, asked))  # (N, n, t, V)
     to_text = (query @ own.keys.transpose(2, 3)).masked_fill(hidden[:, None, None], -torch.inf).transpose(0, 1)  # (N, n, t, T)
-    weights = torch.cat([to_picture, to_text], dim=-1).float().softmax(dim=-1).to(query.dtype)
+    weights = torch.cat([to_picture, to_text], dim=-1).softmax(dim=-1)
     seen = to_picture.shape[-1]
     mixed = torch.bmm(weights[..., :seen].flatten(1, 2), shared.values).unflatten(1, (rows, asked)).transpose(0, 1)  # (n, N, t, D/N)
     mixed = mixed + weights[..., seen:].transpose(0, 1) @ own.values
@@ -180,12 +179,14 @@ def _connect_shared(layer: ConnectedLayer, shared: SharedPart, text: Tensor, mas
     scores = torch.bmm(shared.queries, keys.transpose(1, 2)).float().unflatten(2, (rows, tokens))  # (N, V, n, T)
     scores = scores.masked_fill(hidden, -torch.inf)
     total = torch.logaddexp(shared.mass, scores.logsumexp(dim=-1))  # (N, V, n)
-    share = (shared.mass - total).exp().permute(1, 2, 0).to(values.dtype)  # (V, n, N)
+    share = (shared.mass - total).exp().permute(1, 2, 0)  # (V, n, N)
+    share = F.pad(share, (0, 1), value=1.0).to(values.dtype)  # the residual counts once, whatever the text
     of_text = (scores - total[..., None]).exp().to(values.dtype).permute(2, 1, 0, 3).flatten(2)  # (n, V, N*T)
     out = torch.bmm(values, _output_of_heads(attention, values.dtype))  # (N, nT, D)
     out = torch.bmm(of_text, out.unflatten(1, (rows, tokens)).transpose(0, 1).flatten(1, 2))  # (n, V, D)
     out = torch.baddbmm(out.transpose(0, 1), share, shared.mixed)  # (V, n, D)
-    vision = block.feed_forward(sublayer.norm(out + shared.residual)) + shared.states
+    vision = block.feed_forward(sublayer.norm(out))
+    vision += shared.states  # in place: this is the largest tensor of all
     return fused, vision.transpose(0, 1)
 
 
