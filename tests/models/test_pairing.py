@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from openmplug.models.fusion import SkipConnectedFusion
 from openmplug.models.pairing import PairFusion
@@ -32,6 +33,38 @@ def test_class_states_equal_those_of_whole_pairs(stack: tuple[int, tuple[int, ..
     vision, text, mask = pairs(tokens, seen)
     with torch.no_grad():
         expected = torch.cat([fusion(vision[None], text[i : i + 1], mask[i : i + 1]).text[:, 0] for i in range(5)])
+        together = PairFusion(fusion)
+        found = together.class_states(together.picture(vision), together.begin(text, mask), mask)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+class Called(nn.Module):
+    """Stands for an adapted or quantised layer: it can be called, and what else openmplug asks of its layers, but has no weight."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.beneath = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.beneath(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(self.beneath(x))
+
+    def pack(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("stack", [(6, (3,)), (5, (1, 2))])
+def test_adapted_layers_are_only_called(stack: tuple[int, tuple[int, ...]]) -> None:
+    fusion = fusion_with(*stack)
+    vision, text, mask = pairs(3, 29)
+    with torch.no_grad():
+        expected = PairFusion(fusion).class_states(PairFusion(fusion).picture(vision), PairFusion(fusion).begin(text, mask), mask)
+        for parent in list(fusion.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, Called(child))
         together = PairFusion(fusion)
         found = together.class_states(together.picture(vision), together.begin(text, mask), mask)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.packing import Linear, PackedLinear
+from openmplug.models.packing import Linear, PackedLinear, add_linear, plain
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
@@ -154,14 +154,17 @@ class Attention(nn.Module):
 
     def pack(self, own: bool) -> None:
         """Pack what a decoding step multiplies with; ``own`` means it attends to its own tokens, else to projected ones."""
-        if own:
-            self._packed_self.pack(*self._self_parts())
+        if own and (parts := self._self_parts()):
+            self._packed_self.pack(*parts)
         else:
-            self.query.pack()
+            for part in (self.query, self.key, self.value) if own else (self.query,):
+                part.pack()
         self.output.pack()
 
     def _self_parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        return tuple((part.weight, part.bias) for part in (self.query, self.key, self.value))
+        """Return what can be packed as one; nothing fits ``usable`` then where a layer is more than its weight."""
+        parts = (self.query, self.key, self.value)
+        return tuple((part.weight, part.bias) for part in parts) if plain(*parts) else ()
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValues]:
         """Compute the queries (B, N, T, D/N), keys and values of the same tokens x (B, T, D); one product where packed."""
@@ -201,7 +204,7 @@ class Attention(nn.Module):
         if items != rows:
             mixed = mixed.unflatten(2, (-1, length)).transpose(1, 2).reshape(rows, self.heads, length, head_width)
         mixed = merge_heads(mixed)
-        return self.output(mixed) if residual is None else self.output.add(mixed, residual)  # (R, T, D)
+        return self.output(mixed) if residual is None else add_linear(self.output, mixed, residual)  # (R, T, D)
 
 
 class PostNormAttention(nn.Module):
@@ -244,7 +247,7 @@ class PostNormFeedForward(nn.Module):
         """Transform x (..., D)."""
         if self.training:
             return self.norm(x + self.dropout(self.contract(self.expand.gelu(x))))
-        return self.norm(self.contract.add(self.expand.gelu(x), x))
+        return self.norm(add_linear(self.contract, self.expand.gelu(x), x))
 
 
 class PostNormBlock(nn.Module):
@@ -312,10 +315,10 @@ class PostNormCrossBlock(nn.Module):
         joint = own.attention.project_token(x)
         past = cache.append_joint(joint[:, :, 1:])
         mixed = attend(joint[:, :, 0].transpose(1, 2), past.keys, past.values, None, 0.0)  # (R, N, 1, D/N)
-        x = own.norm(own.attention.output.add(mixed.reshape(rows, -1), x))
+        x = own.norm(add_linear(own.attention.output, mixed.reshape(rows, -1), x))
         query = cross.attention.query(x).view(len(memory.keys), -1, cross.attention.heads, memory.keys.shape[3])  # (B, K, N, D/N)
         mixed = attend(query.transpose(1, 2), memory.keys, memory.values, memory_mask, 0.0)
-        x = cross.norm(cross.attention.output.add(mixed.transpose(1, 2).reshape(rows, -1), x))
+        x = cross.norm(add_linear(cross.attention.output, mixed.transpose(1, 2).reshape(rows, -1), x))
         return self.feed_forward(x)
 
 
@@ -353,12 +356,15 @@ class PreNormBlock(nn.Module):
         """Pack the weights for inference; see ``models.packing``."""
         self.attention.qkv.pack()
         self.attention.output.pack()
-        for linear in (self.expand, self.contract):
-            linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
+        if plain(self.expand, self.contract):
+            for linear in (self.expand, self.contract):
+                linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (B, V, D)."""
         x = x + self.attention(self.attention_norm(x))
+        if not plain(self.expand, self.contract):
+            return x + self._quick_gelu_mlp(self.mlp_norm(x))
         expand = self.expand.packed.usable(x, (self.expand.weight, self.expand.bias))
         contract = self.contract.packed.usable(x, (self.contract.weight, self.contract.bias))
         if expand is not None and contract is not None:
@@ -374,6 +380,8 @@ class PreNormBlock(nn.Module):
         QuickGELU is ``h * sigmoid(q h) = silu(q h) / q`` with q = 1.702. The two factors ride along in the matrix products: passing
         over the widest tensor of the block twice more would take an eighth of an encoding on a CPU.
         """
+        if not plain(self.expand, self.contract):
+            return self.contract(F.silu(_QUICK * self.expand(x)) / _QUICK)
         hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=_QUICK, alpha=_QUICK)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
         return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / _QUICK).view(x.shape)

@@ -81,6 +81,11 @@ def _origin(parts: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[int, int], 
     return tuple((x.data_ptr(), x._version) for part in parts for x in part)
 
 
+def plain(*layers: nn.Module) -> bool:
+    """Say whether these are linear layers and no more: one that is adapted (LoRA) or quantised may only be called, never read."""
+    return all(isinstance(layer, nn.Linear) for layer in layers)
+
+
 class PackedLinear:
     """Holds the packed copy of a linear layer, or of several that share their input, and says when it may be used.
 
@@ -136,3 +141,11 @@ class Linear(nn.Linear):
         """Compute ``self(x) + other``, in one kernel where the weight is packed."""
         packed = self.packed.usable(x, (self.weight, self.bias))
         return F.linear(x, self.weight, self.bias) + other if packed is None else packed.add(x, other)
+
+
+def add_linear(layer: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+    """Compute ``layer(x) + other``, in one kernel where the layer is packed."""
+    if isinstance(layer, Linear):
+        return layer.add(x, other)
+    out: Tensor = layer(x)
+    return out + other

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from openmplug.models.fusion import CoAttentionLayer, ConnectedLayer, SkipConnectedFusion
 from openmplug.models.layers import Attention, KeyValues, PostNormAttention, PostNormCrossBlock, merge_heads, split_heads
 from openmplug.models.masks import key_mask
+from openmplug.models.packing import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,12 @@ class SharedPart:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture's share of the fusion: keys and values for the layers before the first connected one, then that layer's part."""
+    """A picture's share of the fusion: keys and values for the layers before the first connected one, then that layer's part.
 
+    ``connected`` is None without such a layer, or where its output projection is adapted or quantised and cannot be split by heads.
+    """
+
+    states: Tensor
     memories: list[KeyValues]
     connected: SharedPart | None
 
@@ -75,9 +80,9 @@ class PairFusion:
         for layer in self.layers[: self._first_connected + 1]:
             if isinstance(layer, CoAttentionLayer):
                 memories.append(layer.block.cross_attention.attention.project(vision[None]))
-            elif isinstance(layer, ConnectedLayer):
+            elif isinstance(layer, ConnectedLayer) and plain(layer.block.self_attention.attention.output):
                 shared = _shared_part(layer.block.self_attention.attention, vision)
-        return Picture(memories, shared)
+        return Picture(vision, memories, shared)
 
     def class_states(self, picture: Picture, text: Tensor, mask: Tensor) -> Tensor:
         """Fuse a picture with texts (n, T, D) that ``begin`` returned, mask (n, T); returns the class states (n, D)."""
@@ -93,10 +98,10 @@ class PairFusion:
                 text = block.feed_forward(text)
                 continue
             assert isinstance(layer, ConnectedLayer)
-            if vision is None:
-                assert picture.connected is not None
+            if vision is None and picture.connected is not None:
                 text, vision = _connect_shared(layer, picture.connected, text, mask, last)
             else:
+                vision = picture.states.expand(len(text), -1, -1) if vision is None else vision
                 text, vision = _connect_differing(layer, vision, text, mask, last)
         return text[:, 0]
 
@@ -111,7 +116,7 @@ def _attend_differing(block: PostNormCrossBlock, x: Tensor, states: Tensor) -> T
     sublayer, tokens, seen, width = block.cross_attention, x.shape[1], states.shape[1], x.shape[2]
     attention = sublayer.attention
     # Projecting V tokens to keys and values, or T queries back through the key matrix for every head.
-    if tokens * (attention.heads * seen + width) >= seen * width:
+    if tokens * (attention.heads * seen + width) >= seen * width or not plain(attention.key, attention.value):
         return sublayer(x, attention.project(states))
     return sublayer.norm(x + _unprojected(attention, x, states))
 
