@@ -1,8 +1,9 @@
-"""Generation and ranking the plain way, batched, as the originals do it: what the cached path is timed against.
+"""Generation, ranking and matching the plain way, batched, as the originals do it: what our way is timed against.
 
 Every step runs the decoder over the whole prefix of all beams of the batch in one call, with logits at every position. The memory
 is repeated for each beam or candidate, and its keys and values are projected again in every layer, for every one of them, at every
-step. Attention runs in the same fused kernel as on the cached side, so that the ratio shows the algorithm alone.
+step. A pair of picture and text is fused in full. Attention runs in the same fused kernel as on our side, so that the ratio shows the
+algorithm alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from openmplug.models.decoder import TextDecoder
 from openmplug.models.generation import BEGIN_ID, END_ID
+from openmplug.models.mplug import MPLUG
 
 
 @torch.no_grad()
@@ -68,7 +70,9 @@ def plain_beam_search(
 
 
 @torch.no_grad()
-def plain_rank(decoder: TextDecoder, states: Tensor, mask: Tensor | None, ids: Tensor, real: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def plain_rank(
+    decoder: TextDecoder, states: Tensor, mask: Tensor | None, ids: Tensor, real: Tensor, k: int, per_call: int = 128
+) -> tuple[Tensor, Tensor]:
     """Rank candidates with the memory repeated k times and logits over the whole vocabulary at every position.
 
     Args:
@@ -78,6 +82,7 @@ def plain_rank(decoder: TextDecoder, states: Tensor, mask: Tensor | None, ids: T
         ids: Candidates (A, T): [CLS] ... [SEP], right-padded.
         real: (A, T) bool.
         k: Candidates per item that are scored whole.
+        per_call: Candidates per item at a time. The originals take all at once, which for thousands needs tens of gigabytes.
 
     Returns:
         Indices into the candidates and probabilities, both (B, k), best first.
@@ -85,10 +90,41 @@ def plain_rank(decoder: TextDecoder, states: Tensor, mask: Tensor | None, ids: T
     begin = ids[:1, :1].expand(len(states), 1)
     logits = decoder(begin, torch.ones_like(begin, dtype=torch.bool), decoder.project_memory(states, mask))[:, -1]
     first, chosen = logits.float().softmax(dim=-1)[:, ids[:, 1]].topk(k, dim=1)
-    texts, text_mask = ids[chosen.flatten()], real[chosen.flatten()]  # (B * k, T)
-    mask = None if mask is None else mask.repeat_interleave(k, dim=0)
-    logits = decoder(texts, text_mask, decoder.project_memory(states.repeat_interleave(k, dim=0), mask))  # (B * k, T, vocab)
-    labels = texts.masked_fill(~text_mask, -100)[:, 1:]
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="none").sum(dim=1)
-    probabilities, order = (first.log() - losses.view(-1, k)).softmax(dim=1).sort(dim=1, descending=True)
+    losses = torch.cat([_answer_losses(decoder, states, mask, ids[part], real[part]) for part in chosen.split(per_call, dim=1)], dim=1)
+    probabilities, order = (first.log() - losses).softmax(dim=1).sort(dim=1, descending=True)
     return chosen.gather(1, order), probabilities
+
+
+def _answer_losses(decoder: TextDecoder, states: Tensor, mask: Tensor | None, texts: Tensor, real: Tensor) -> Tensor:
+    """Compute the summed cross-entropy (B, c) of texts (B, c, T)."""
+    count = texts.shape[1]
+    texts, real = texts.flatten(0, 1), real.flatten(0, 1)
+    mask = None if mask is None else mask.repeat_interleave(count, dim=0)
+    logits = decoder(texts, real, decoder.project_memory(states.repeat_interleave(count, dim=0), mask))  # (B * c, T, vocab)
+    labels = texts.masked_fill(~real, -100)[:, 1:]
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
+    return losses.sum(dim=1).view(-1, count)
+
+
+@torch.no_grad()
+def plain_match(model: MPLUG, vision: Tensor, text: Tensor, mask: Tensor, per_call: int = 64) -> Tensor:
+    """Score all texts for each picture: its tokens repeated for them, every layer over every token of every pair.
+
+    Args:
+        model: With fusion and matching head, in eval mode.
+        vision: (I, V, D).
+        text: (J, T, D), padded to the length the original pads to.
+        mask: (J, T) bool.
+        per_call: Pairs at a time.
+
+    Returns:
+        Matching logits (I, J).
+    """
+    rows = []
+    for picture in vision:
+        scores = []
+        for texts, real in zip(text.split(per_call), mask.split(per_call), strict=True):
+            fused = model.fuse(picture.repeat(len(texts), 1, 1), texts, real)
+            scores.append(model.matching(fused.text)[:, 1].float())
+        rows.append(torch.cat(scores))
+    return torch.stack(rows)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from parity.plain import plain_beam_search, plain_rank
-from tiny_models import random_ids, right_padded, tiny_decoder
+from tiny_models import random_ids, right_padded, tiny_decoder, tiny_model
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -50,20 +50,88 @@ def test_batched_plain_ranking_equals_the_oracle(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(one, other)
 
 
+def test_plain_ranking_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load("plain", monkeypatch)
+    decoder, states = tiny_decoder(0), torch.randn(2, 6, 32)
+    ids, real = random_ids(7, 5), right_padded([5, 3, 4, 2, 5, 3, 4])
+    for one, other in zip(
+        plain.plain_rank(decoder, states, None, ids, real, 6, per_call=4), plain_rank(decoder, states, None, ids, real, 6), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_plain_matching_fuses_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load("plain", monkeypatch)
+    model = tiny_model(("fusion", "matching"))
+    vision, text, mask = torch.randn(2, 5, 32), torch.randn(3, 4, 32), right_padded([4, 2, 3])
+    with torch.no_grad():
+        found = plain.plain_match(model, vision, text, mask, per_call=2)
+        for i in range(2):
+            for j in range(3):
+                one = model.matching(model.fuse(vision[i : i + 1], text[j : j + 1], mask[j : j + 1]).text)[0, 1]
+                torch.testing.assert_close(found[i, j], one, atol=1e-5, rtol=1e-5)
+
+
+def test_made_up_answers_look_as_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = load("cases", monkeypatch)
+    ids, real = cases.answer_list(1000, 30522, seed=0)
+    assert len({tuple(row) for row in ids.tolist()}) == 1000
+    words = real.sum(dim=1) - 2
+    assert 0.5 < float((words == 1).float().mean()) < 0.7
+    assert int(words.max()) <= 8
+    assert 350 < len(set(ids[:, 1].tolist())) < 850  # many begin alike
+    captions, mask = cases.caption_texts(64, 30522, 30)
+    assert captions.shape == (64, 30) and 11.5 < float(mask.sum(dim=1).float().mean()) < 12.5
+
+
+def run(benchmark: ModuleType, *arguments: str) -> int:
+    threads = torch.get_num_threads()
+    try:
+        return int(benchmark.main(["--size", "mplug-tiny", "--repeat", "1", "--threads", "1", *arguments]))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_benchmark_runs_and_both_sides_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = load("generation", monkeypatch)
     output = tmp_path / "numbers.json"
-    threads = torch.get_num_threads()
-    arguments = ["--size", "mplug-tiny", "--repeat", "1", "--threads", "1", "--only", "answer-4", "rank-100", "--json", str(output)]
-    try:
-        assert benchmark.main(arguments) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert run(benchmark, "--only", "answer-4", "rank-100", "itm-2x64", "--json", str(output)) == 0
     printed = capsys.readouterr().out
-    assert "answer, 10 tokens, batch 4" in printed and "rank 100 answers" in printed
+    assert "answer, 10 tokens, batch 4" in printed and "rank 100 answers" in printed and "match 2 pictures x 64 captions" in printed
     cases = json.loads(output.read_text())["cases"]
-    assert set(cases) == {"answer-4", "rank-100"}
-    assert all(case["same_ids"] and case["plain_seconds"] > 0 < case["cached_seconds"] for case in cases.values())
+    assert set(cases) == {"answer-4", "rank-100", "itm-2x64"}
+    assert all(case["agreement"] == 1 and case["plain_seconds"] > 0 < case["our_seconds"] for case in cases.values())
+
+
+def test_benchmark_of_bf16_weights_keeps_the_plain_side_in_fp32(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load("generation", monkeypatch)
+    types = []
+    work = benchmark.run_case
+
+    def watched(case: object, ours: torch.nn.Module, plain: torch.nn.Module, *rest: object) -> object:
+        types.append((ours.vision.patches.weight.dtype, plain.vision.patches.weight.dtype))
+        return work(case, ours, plain, *rest)
+
+    monkeypatch.setattr(benchmark, "run_case", watched)
+    assert run(benchmark, "--dtype", "bf16", "--only", "rank-100") == 0
+    assert types == [(torch.bfloat16, torch.float32)]
+    assert "ours bf16, plain fp32" in capsys.readouterr().out
+
+
+def test_different_results_fail_the_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = load("generation", monkeypatch)
+    build = benchmark.cast_for_inference
+
+    def broken(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+        with torch.no_grad():
+            model.decoder.head.bias.add_(torch.randn(len(model.decoder.head.bias)))
+        return build(model, dtype)
+
+    monkeypatch.setattr(benchmark, "cast_for_inference", broken)
+    assert run(benchmark, "--only", "rank-100") == 1
+    assert "the two sides gave different results: rank-100" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--repeat", "0"], ["--only", "caption-9"], ["--size", "mplug-bass"]])

@@ -16,18 +16,16 @@ from openmplug.models.generation import (
     BEGIN_ID,
     END_ID,
     Hypothesis,
-    Ranking,
     beam_search,
     begin_prompt,
     greedy,
     length_penalty,
-    rank_answers,
     rescore,
     sample,
     sequence_log_probs,
     top_words,
 )
-from parity.plain import plain_beam_search, plain_rank
+from parity.plain import plain_beam_search
 from tiny_models import random_ids, right_padded, tiny_decoder
 
 Generate = Callable[[TextDecoder, DecoderMemory], object]
@@ -294,79 +292,6 @@ def test_sampling_keeps_its_prompt() -> None:
         assert list(one.ids[:3]) == begin
 
 
-# --------------------------------------------------------------------------------------------------------------------- ranking
-
-
-def candidates(count: int, seed: int, few_first: bool) -> tuple[Tensor, Tensor]:
-    """Make answers of 1 to 5 words with [SEP]; with few first words many tie in the choice."""
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 6, (count,), generator=generator)
-    ids = torch.randint(104, 120, (count, 7), generator=generator)
-    if few_first:
-        ids[:, 1] = 104 + ids[:, 1] % 3
-    ids[:, 0] = BEGIN_ID
-    ids[torch.arange(count), lengths + 1] = END_ID
-    mask = right_padded((lengths + 2).tolist(), 7)
-    return ids.masked_fill(~mask, 0), mask
-
-
-def assert_same_ranking(ours: Ranking, plain: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(ours.probabilities, plain[1], atol=1e-5, rtol=1e-4)
-    assert torch.equal(ours.indices, plain[0])
-
-
-@pytest.mark.parametrize("max_rows", [1, 7, 1024])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("items", "count", "k"), [(1, 9, 9), (3, 12, 5), (2, 6, 1), (4, 10, 10)])
-def test_shared_ranking_equals_the_plain_one(items: int, count: int, k: int, masked: bool, max_rows: int) -> None:
-    for seed in range(3):
-        decoder = tiny_decoder(seed)
-        states, mask, memory = random_memory(decoder, items, seed, masked)
-        ids, real = candidates(count, seed, few_first=False)
-        assert_same_ranking(rank_answers(decoder, memory, ids, real, k, max_rows), plain_rank(decoder, states, mask, ids, real, k))
-
-
-def test_candidates_that_share_their_first_word_are_all_considered() -> None:
-    """Ties in the choice are torch's to resolve, so nothing is compared where the tie is at the border."""
-    decoder = tiny_decoder(2)
-    states, mask, memory = random_memory(decoder, 3)
-    ids, real = candidates(12, 0, few_first=True)
-    assert_same_ranking(rank_answers(decoder, memory, ids, real, 12), plain_rank(decoder, states, mask, ids, real, 12))
-
-
-def test_equal_candidates_get_equal_probabilities() -> None:
-    decoder = tiny_decoder(2)
-    _, _, memory = random_memory(decoder, 2)
-    ids, real = candidates(4, 0, few_first=False)
-    ranking = rank_answers(decoder, memory, ids[[0, 1, 0, 2]], real[[0, 1, 0, 2]], 4)
-    for indices, probabilities in zip(ranking.indices.tolist(), ranking.probabilities, strict=True):
-        torch.testing.assert_close(probabilities[indices.index(0)], probabilities[indices.index(2)])
-
-
-def test_one_token_candidates_are_ranked() -> None:
-    decoder = tiny_decoder(2)
-    states, mask, memory = random_memory(decoder, 2)
-    only_end, word = [BEGIN_ID, END_ID, 0], [BEGIN_ID, 110, END_ID]
-    ids = torch.tensor([only_end, word])
-    assert_same_ranking(rank_answers(decoder, memory, ids, ids != 0, 2), plain_rank(decoder, states, mask, ids, ids != 0, 2))
-    short = torch.tensor([[BEGIN_ID, word] for word in range(105, 110)])
-    real = torch.ones_like(short, dtype=torch.bool)
-    assert_same_ranking(rank_answers(decoder, memory, short, real, 4), plain_rank(decoder, states, mask, short, real, 4))
-
-
-def test_the_first_token_counts_twice() -> None:
-    decoder = tiny_decoder(2)
-    _, _, memory = random_memory(decoder, 1)
-    ids, real = candidates(5, 0, few_first=False)
-    with torch.no_grad():
-        log_probs = sequence_log_probs(decoder, memory, ids, real)
-    scores = log_probs.sum(dim=1) + log_probs[:, 0]
-    ranking = rank_answers(decoder, memory, ids, real, 5)
-    torch.testing.assert_close(ranking.probabilities[0], scores.softmax(dim=0)[ranking.indices[0]], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(ranking.probabilities.sum(dim=1), torch.ones(1))
-    assert ranking.probabilities[0].tolist() == sorted(ranking.probabilities[0].tolist(), reverse=True)
-
-
 # --------------------------------------------------------------------------------------------------------------------- rescore
 
 
@@ -423,8 +348,6 @@ def test_log_probabilities_of_padding_are_zero() -> None:
         (lambda d, m: sample(d, m, max_length=2, top_p=0.0), "top_p 0.0: expected"),
         (lambda d, m: sample(d, m, max_length=2, top_p=1.5), "top_p 1.5: expected"),
         (lambda d, m: greedy(d, m, max_length=99), "max_length 99 exceed 24 positions"),
-        (lambda d, m: rank_answers(d, m, *candidates(3, 0, False), 4), "k_test is 4, but there are 3 candidates; choose 1 to 3"),
-        (lambda d, m: rank_answers(d, m, *candidates(3, 0, False), 0), "k_test is 0, but there are 3 candidates"),
     ],
 )
 def test_contradictions_are_refused(generate: Generate, message: str) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from openmplug.batch import Batch, Sample, Tokens
 from openmplug.metrics.retrieval import ranks_from_scores, retrieval_scores
 from openmplug.models.decoder import DecoderMemory
-from openmplug.models.generation import Hypothesis, beam_search, rank_answers, rescore
+from openmplug.models.generation import Hypothesis, beam_search, rescore
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
+from openmplug.models.ranking import rank_answers
 from openmplug.objectives.boxes import box_tokens, grounding_loss, tokens_to_boxes
 from openmplug.objectives.itm import Negatives, matching_loss
 from openmplug.objectives.language import soft_token_losses, text_labels, token_losses

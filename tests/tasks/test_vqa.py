@@ -11,7 +11,7 @@ import torch
 
 from openmplug.batch import Batch, Losses, Prediction, Sample
 from openmplug.errors import DataError, UsageError
-from openmplug.models.generation import rank_answers
+from openmplug.models.ranking import rank_answers
 from openmplug.objectives.language import soft_token_losses, text_labels, token_losses
 from openmplug.tasks import Progress
 from openmplug.tasks.vqa import VQACollator, VQASettings, VQATask

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmplug import __version__
-from openmplug.cli import data, evaluate, info, judge, models, predict, quickstart, recipes, screen, train
+from openmplug.cli import bench, data, evaluate, info, judge, models, predict, quickstart, recipes, screen, train
 from openmplug.errors import OpenmplugError
 
 # typer brings its own copy of click since 0.26 and used the installed one before; this is the right class in both.
@@ -104,6 +104,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(predict.app, name="predict")
 app.add_typer(judge.app, name="judge")
 app.command("quickstart")(quickstart.quickstart)
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

@@ -67,7 +67,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         tokenizer: The words.
         content: A model folder's ``config.json``.
         device: Where the network is.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``; ``bf16``, the weights are (``models.precision.cast_for_inference``); or ``fp16``, by autocast.
         batch_size: Items worked on at once.
     """
 
@@ -350,7 +350,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Compute without gradients and in the chosen precision while the block runs."""
-        with torch.inference_mode(), autocast(self.device, self.precision):
+        # bf16 is in the weights; what needs more digits stays fp32 there, which autocast would undo.
+        with torch.inference_mode(), autocast(self.device, "fp32" if self.precision == "bf16" else self.precision):
             yield
 
     def _match(self, batch: Batch) -> list[Match]:

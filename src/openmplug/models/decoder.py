@@ -29,6 +29,11 @@ class DecoderMemory:
         mask = None if self.mask is None else self.mask.index_select(0, index)
         return DecoderMemory([layer.rows(index) for layer in self.layers], mask)
 
+    def narrow(self, first: int, count: int) -> DecoderMemory:
+        """Pick consecutive items; views, not copies."""
+        mask = None if self.mask is None else self.mask.narrow(0, first, count)
+        return DecoderMemory([layer.narrow(first, count) for layer in self.layers], mask)
+
     def contiguous(self) -> DecoderMemory:
         """Lay the keys and values out for many steps."""
         return DecoderMemory([layer.contiguous() for layer in self.layers], self.mask)
@@ -68,9 +73,16 @@ class LanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.packed_words = PackedLinear()
 
+    def transformed(self, x: Tensor) -> Tensor:
+        """Compute what is multiplied with the word table, (..., D), of states (..., D)."""
+        return self.norm(self.transform.gelu(x))
+
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """Compute logits (..., vocab) of states (..., D) with the word table (vocab, D)."""
-        x = self.norm(self.transform.gelu(x))
+        return self.logits(self.transformed(x), words)
+
+    def logits(self, x: Tensor, words: Tensor) -> Tensor:
+        """Compute logits (..., vocab) of transformed states (..., D)."""
         packed = self.packed_words.usable(x, (words, self.bias))
         return F.linear(x, words, self.bias) if packed is None else packed.linear(x)
 
@@ -145,11 +157,24 @@ class TextDecoder(nn.Module):
             memory = memory.contiguous()
         return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers])
 
-    def step(self, ids: Tensor, state: DecoderState) -> Tensor:
-        """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions."""
+    def step(self, ids: Tensor, state: DecoderState, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions.
+
+        Args:
+            ids: The new tokens.
+            state: What came before; it grows.
+            positions: (R, t) where each token stands in its text; default one after the other.
+            visible: (R, 1, t, tokens so far + t) bool, which tokens each new one sees; default itself and everything before.
+        """
         new, past = ids.shape[1], state.length
-        x = self.embeddings(ids, start=past)
-        visible = None if new == 1 else causal_mask(new, past + new, ids.device)
+        x = self.embeddings(ids, start=past, at=positions)
+        if new == 1 and visible is None and not self.training:
+            x = x[:, 0]
+            for index, (keys_values, cache) in enumerate(zip(state.memory.layers, state.caches, strict=True)):
+                x = self._block(index).step(x, keys_values, state.memory.mask, cache)
+            return x[:, None]
+        if visible is None and new > 1:
+            visible = causal_mask(new, past + new, ids.device)
         for layer, keys_values, cache in zip(self.layers, state.memory.layers, state.caches, strict=True):
             x = layer(x, keys_values, visible, state.memory.mask, cache)
         return x

@@ -81,6 +81,12 @@ class SkipConnectedFusion(nn.Module):
         )
         init_bert(self, width)
 
+    def pack(self) -> None:
+        """Pack the weights for inference on a CPU, where that pays; they take their size in memory once more."""
+        for layer in self.layers:
+            assert isinstance(layer, CoAttentionLayer | ConnectedLayer)
+            layer.block.pack()
+
     def forward(self, vision: Tensor, text: Tensor, text_mask: Tensor, vision_mask: Tensor | None = None) -> Fused:
         """Fuse; masks (R, T) and (B, V) bool, None = every vision token is visible."""
         fused = Fused(vision, text)

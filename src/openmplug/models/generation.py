@@ -1,4 +1,4 @@
-"""Writing text with a decoder: the original's beam search, greedy, sampling, and ranking of given answers.
+"""Writing text with a decoder: the original's beam search, greedy and sampling; ``ranking`` chooses among given answers.
 
 Every function decodes with a key/value cache and projects the memory of an item once, however many beams, candidates and steps
 use it. The plain path (whole prefix every step, memory projected for every beam) lives in the tests as the oracle.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 
@@ -77,6 +76,41 @@ def top_words(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, places.gather(1, order)
 
 
+def next_words(decoder: TextDecoder, hidden: Tensor, k: int, forbidden: int | None = None) -> tuple[Tensor, Tensor]:
+    """Find the k most probable next words of each row.
+
+    A product in bf16 leaves two or three digits of a logit, too few to order words by. There it only finds more candidates than are
+    asked for; theirs are computed again in fp32, and the sum over the vocabulary is corrected by the difference.
+
+    Args:
+        decoder: The decoder.
+        hidden: States (R, D).
+        k: How many words.
+        forbidden: A word with log probability -1e20; it keeps its share of the probability, as in the originals.
+
+    Returns:
+        Log probabilities and words, (R, k) each, best first.
+    """
+    states = decoder.head.transformed(hidden)
+    product = decoder.head.logits(states, decoder.embeddings.words.weight)
+    logits = product.float()  # (R, vocab)
+    mass = logits.logsumexp(dim=1, keepdim=True)
+    if forbidden is not None:
+        logits[:, forbidden] = -1e20
+    # The best of all rows of an item are among the best of each row, so the vocabulary is passed over once, not once an operation.
+    if product.dtype is torch.float32:
+        values, words = top_words(logits, k)
+        return values - mass, words
+    values, words = top_words(logits, min(4 * k, logits.shape[1]))
+    table, bias = decoder.embeddings.words.weight, decoder.head.bias
+    exact = (table[words].float() @ states.float()[:, :, None])[..., 0] + bias[words].float()  # (R, 4k)
+    if forbidden is not None:
+        exact = exact.masked_fill(words == forbidden, -1e20)
+    mass = mass + ((exact - mass).exp() - (values - mass).exp()).sum(dim=1, keepdim=True).log1p()
+    values, order = exact.topk(k, dim=1)
+    return values - mass, words.gather(1, order)
+
+
 @torch.inference_mode()
 def beam_search(
     decoder: TextDecoder,
@@ -121,18 +155,13 @@ def beam_search(
     new = prompt
     for step in range(max_length):
         hidden = decoder.step(new, state)[:, -1]
-        logits = decoder.logits(hidden).float()  # (rows, vocab)
-        mass = logits.logsumexp(dim=1, keepdim=True)
-        if step < min_length:
-            logits[:, end_id] = -1e20
         penalty = length_penalty(step + 1)
-        # The best of all rows of an item are among the best of each row, so the vocabulary is passed over once, not once an operation.
-        values, words = top_words(logits, num_beams)  # (rows, beams)
-        scores = (values - mass + totals.view(-1, 1)) / penalty
+        values, words = next_words(decoder, hidden, num_beams, end_id if step < min_length else None)  # (rows, beams)
+        scores = (values + totals.view(-1, 1)) / penalty
         best, flat = scores.view(len(live), -1).topk(num_beams, dim=1)  # of each item's rows * beams
         totals = best * penalty
         # Row of the previous step that each new beam continues.
-        rows = (flat // num_beams + torch.arange(len(live), device=device)[:, None] * (len(logits) // len(live))).flatten()
+        rows = (flat // num_beams + torch.arange(len(live), device=device)[:, None] * (len(values) // len(live))).flatten()
         chosen = words.view(len(live), -1).gather(1, flat)  # (items, beams)
         new = chosen.flatten()[:, None]
         ids = torch.cat([ids.index_select(0, rows), new], dim=1)
@@ -267,61 +296,3 @@ def rescore(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tens
     new = mask.sum(dim=1) - prompt_length
     log_probs = sequence_log_probs(decoder, memory, ids, mask)[:, prompt_length - 1 :].sum(dim=1)
     return log_probs / ((5 + new) / 6) ** 0.6
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Ranked candidates: indices into the list and probabilities, each (B, k), best first."""
-
-    indices: Tensor
-    probabilities: Tensor
-
-
-@torch.no_grad()
-def rank_answers(decoder: TextDecoder, memory: DecoderMemory, ids: Tensor, mask: Tensor, k: int, max_rows: int = 1024) -> Ranking:
-    """Rank given answers as the originals do.
-
-    The first real token alone chooses k candidates per item; these are scored whole. The first token counts twice: score =
-    log p(first) + log p(answer). The [CLS] step is shared by all candidates of an item, and so are the memory's keys and values.
-
-    Args:
-        decoder: The decoder, in eval mode.
-        memory: Of B items.
-        ids: Candidates (A, T): [CLS] ... [SEP], right-padded.
-        mask: (A, T) bool.
-        k: How many candidates per item to score whole, 1 to A.
-        max_rows: Candidates scored at a time per call; bounds memory.
-
-    Returns:
-        Indices and softmax probabilities over the k.
-
-    Raises:
-        ValueError: If k is not within 1 to A.
-
-    Source: ``rank_answer`` of the originals.
-    """
-    if not 1 <= k <= len(ids):
-        raise ValueError(f"k_test is {k}, but there are {len(ids)} candidates; choose 1 to {len(ids)}")
-    items = len(memory)
-    state = decoder.start(memory, items, 1)
-    begin = ids[:1, :1].expand(items, 1)
-    first = decoder.logits(decoder.step(begin, state)[:, -1]).float().softmax(dim=-1)  # (B, vocab)
-    chosen = first.index_select(1, ids[:, 1]).topk(k, dim=1)
-    scores = chosen.values.log() * 2  # log p(first) as the pre-score, and again inside the whole answer
-    per_call = max(1, max_rows // items)
-    for start in range(0, k, per_call):
-        part = chosen.indices[:, start : start + per_call]  # (B, c)
-        texts, real = ids[part].flatten(0, 1), mask[part].flatten(0, 1)  # (B * c, T)
-        length = int(real.sum(dim=1).max())
-        if length <= 2:
-            continue
-        again = state.fork(torch.arange(items, device=ids.device).repeat_interleave(part.shape[1]), length)
-        hidden = decoder.step(texts[:, 1 : length - 1], again)  # predicts tokens 2 .. length - 1
-        wanted = real[:, 2:length]
-        log_probs = torch.zeros(wanted.shape, device=ids.device)
-        # Only real tokens pay for the vocabulary.
-        losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), texts[:, 2:length][wanted], reduction="none")
-        log_probs[wanted] = -losses
-        scores[:, start : start + per_call] += log_probs.sum(dim=1).unflatten(0, part.shape)
-    probabilities, order = scores.softmax(dim=1).sort(dim=1, descending=True)
-    return Ranking(chosen.indices.gather(1, order), probabilities)

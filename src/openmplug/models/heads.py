@@ -28,11 +28,11 @@ class ContrastiveHead(nn.Module):
         With several frames, ``tokens`` is (B, F * V, D) frame by frame; the projected class tokens are averaged, then normalised.
         """
         first = tokens.unflatten(1, (frames, -1))[:, :, 0]  # (B, F, D)
-        return F.normalize(self.vision(first).float().mean(dim=1), dim=-1)
+        return F.normalize(self.vision(first.to(self.vision.weight.dtype)).float().mean(dim=1), dim=-1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Project the class token of (B, T, D) to (B, embed_dim)."""
-        return F.normalize(self.text(tokens[:, 0]).float(), dim=-1)
+        return F.normalize(self.text(tokens[:, 0].to(self.text.weight.dtype)).float(), dim=-1)
 
 
 class MatchingHead(nn.Module):
@@ -45,4 +45,4 @@ class MatchingHead(nn.Module):
 
     def forward(self, fused_text: Tensor) -> Tensor:
         """Classify (B, T, D) to (B, 2)."""
-        return self.linear(fused_text[:, 0])
+        return self.linear(fused_text[:, 0].to(self.linear.weight.dtype))

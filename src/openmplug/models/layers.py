@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.packing import Linear, PackedLinear
+from openmplug.models.packing import Linear, PackedLinear, add_linear, plain
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
+_QUICK = 1.702  # the factor in CLIP's GELU
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -43,14 +44,22 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dro
 
 @dataclass(slots=True)
 class KeyValues:
-    """Projected keys and values of one attention layer, each (B, N, T, D/N)."""
+    """Projected keys and values of one attention layer, each (B, N, T, D/N).
+
+    ``joint`` (B, T, 2, N, D/N) is what both are views of, where one product made them: a cache copies it in one go.
+    """
 
     keys: Tensor
     values: Tensor
+    joint: Tensor | None = None
 
     def rows(self, index: Tensor) -> KeyValues:
         """Pick rows, with repetition."""
         return KeyValues(self.keys.index_select(0, index), self.values.index_select(0, index))
+
+    def narrow(self, first: int, count: int) -> KeyValues:
+        """Pick consecutive rows; views, not copies."""
+        return KeyValues(self.keys.narrow(0, first, count), self.values.narrow(0, first, count))
 
     def contiguous(self) -> KeyValues:
         """Lay each head's rows side by side: reading them again and again is then a third faster on a CPU."""
@@ -60,7 +69,8 @@ class KeyValues:
 class KeyValueCache:
     """The keys and values of the tokens decoded so far, in buffers allocated once.
 
-    Tokens come first in memory, (T, R, N, D/N): what is filled is one block then, and picking rows copies whole rows of it.
+    Tokens come first in memory, (T, R, keys and values, N, D/N): what is filled is one block then, and picking rows copies whole rows
+    of it.
 
     Args:
         rows: ``R``, sequences decoded side by side.
@@ -69,14 +79,12 @@ class KeyValueCache:
     """
 
     def __init__(self, rows: int, capacity: int, like: Tensor) -> None:
-        shape = (capacity, rows, like.shape[1], like.shape[3])
-        self._keys = like.new_empty(shape)
-        self._values = like.new_empty(shape)
+        self._tokens = like.new_empty(capacity, rows, 2, like.shape[1], like.shape[3])
         self.length = 0
 
     def everything(self) -> KeyValues:
         """Return the tokens so far, (R, N, T, D/N) each; views, not copies."""
-        return KeyValues(self._keys[: self.length].permute(1, 2, 0, 3), self._values[: self.length].permute(1, 2, 0, 3))
+        return KeyValues(*self._tokens[: self.length].permute(2, 1, 3, 0, 4).unbind(0))
 
     def append(self, new: KeyValues) -> KeyValues:
         """Add tokens and return everything so far.
@@ -84,13 +92,25 @@ class KeyValueCache:
         Raises:
             ValueError: If the tokens do not fit into the capacity.
         """
-        end = self.length + new.keys.shape[2]
-        if end > len(self._keys):
-            raise ValueError(f"the cache holds {len(self._keys)} tokens, {end} were given; allocate it with a larger max_length")
-        self._keys[self.length : end] = new.keys.permute(2, 0, 1, 3)
-        self._values[self.length : end] = new.values.permute(2, 0, 1, 3)
-        self.length = end
+        if new.joint is not None:
+            return self.append_joint(new.joint)
+        place = self._place(new.keys.shape[2])
+        place[:, :, 0] = new.keys.permute(2, 0, 1, 3)
+        place[:, :, 1] = new.values.permute(2, 0, 1, 3)
         return self.everything()
+
+    def append_joint(self, new: Tensor) -> KeyValues:
+        """Add tokens whose keys and values are side by side, (R, T, 2, N, D/N), and return everything so far."""
+        self._place(new.shape[1]).copy_(new.transpose(0, 1))
+        return self.everything()
+
+    def _place(self, tokens: int) -> Tensor:
+        end = self.length + tokens
+        if end > len(self._tokens):
+            raise ValueError(f"the cache holds {len(self._tokens)} tokens, {end} were given; allocate it with a larger max_length")
+        place = self._tokens[self.length : end]
+        self.length = end
+        return place
 
     def rows(self, index: Tensor, capacity: int | None = None) -> KeyValueCache:
         """Return a cache whose row i has seen what row ``index[i]`` of this one has; without gradients only.
@@ -99,13 +119,12 @@ class KeyValueCache:
             index: (new R,), with repetition.
             capacity: Of the new cache; default as before.
         """
-        picked = KeyValueCache(len(index), capacity or len(self._keys), self.everything().keys)
+        picked = KeyValueCache(len(index), capacity or len(self._tokens), self._tokens[:, :, 0].transpose(1, 2))
         picked.length = length = self.length
         steps = torch.arange(length, device=index.device)[:, None]
-        places = (steps * self._keys.shape[1] + index).flatten()
-        for old, new in ((self._keys, picked._keys), (self._values, picked._values)):
-            # One copy of what is filled; the empty tail is free.
-            torch.index_select(old[:length].view(-1, *old.shape[2:]), 0, places, out=new[:length].view(-1, *new.shape[2:]))
+        places = (steps * self._tokens.shape[1] + index).flatten()
+        # One copy of what is filled, in whole rows; the empty tail is free.
+        torch.index_select(self._tokens[:length].flatten(0, 1), 0, places, out=picked._tokens[:length].flatten(0, 1))
         return picked
 
 
@@ -135,22 +154,32 @@ class Attention(nn.Module):
 
     def pack(self, own: bool) -> None:
         """Pack what a decoding step multiplies with; ``own`` means it attends to its own tokens, else to projected ones."""
-        if own:
-            self._packed_self.pack(*self._self_parts())
+        if own and (parts := self._self_parts()):
+            self._packed_self.pack(*parts)
         else:
-            self.query.pack()
+            for part in (self.query, self.key, self.value) if own else (self.query,):
+                part.pack()
         self.output.pack()
 
     def _self_parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        return tuple((part.weight, part.bias) for part in (self.query, self.key, self.value))
+        """Return what can be packed as one; nothing fits ``usable`` then where a layer is more than its weight."""
+        parts = (self.query, self.key, self.value)
+        return tuple((part.weight, part.bias) for part in parts) if plain(*parts) else ()
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValues]:
         """Compute the queries (B, N, T, D/N), keys and values of the same tokens x (B, T, D); one product where packed."""
         packed = self._packed_self.usable(x, *self._self_parts())
         if packed is None:
             return split_heads(self.query(x), self.heads), self.project(x)
-        query, key, value = packed.linear(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return query, KeyValues(key, value)
+        joint = packed.linear(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, N, D/N)
+        query, key, value = joint.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, KeyValues(key, value, joint[:, :, 1:])
+
+    def project_token(self, x: Tensor) -> Tensor:
+        """Compute query, key and value of one token of each row, x (R, D), as (R, 1, 3, N, D/N)."""
+        packed = self._packed_self.usable(x, *self._self_parts())
+        joint = torch.cat([self.query(x), self.key(x), self.value(x)], dim=1) if packed is None else packed.linear(x)
+        return joint.view(len(x), 1, 3, self.heads, -1)
 
     def project(self, context: Tensor) -> KeyValues:
         """Compute the keys and values of a context (B, S, D)."""
@@ -165,8 +194,8 @@ class Attention(nn.Module):
         """
         return self.mix(split_heads(self.query(x), self.heads), context, mask)
 
-    def mix(self, query: Tensor, context: KeyValues, mask: Tensor | None = None) -> Tensor:
-        """Attend from projected queries (R, N, T, D/N)."""
+    def mix(self, query: Tensor, context: KeyValues, mask: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Attend from projected queries (R, N, T, D/N); a residual (R, T, D) is added to the output."""
         rows, _, length, head_width = query.shape
         items = context.keys.shape[0]
         if items != rows:
@@ -174,7 +203,8 @@ class Attention(nn.Module):
         mixed = attend(query, context.keys, context.values, mask, self.dropout if self.training else 0.0)
         if items != rows:
             mixed = mixed.unflatten(2, (-1, length)).transpose(1, 2).reshape(rows, self.heads, length, head_width)
-        return self.output(merge_heads(mixed))  # (R, T, D)
+        mixed = merge_heads(mixed)
+        return self.output(mixed) if residual is None else add_linear(self.output, mixed, residual)  # (R, T, D)
 
 
 class PostNormAttention(nn.Module):
@@ -188,14 +218,19 @@ class PostNormAttention(nn.Module):
 
     def forward(self, x: Tensor, context: KeyValues, mask: Tensor | None = None) -> Tensor:
         """Attend from x (R, T, D); shapes as in ``Attention``."""
-        return self.norm(x + self.dropout(self.attention(x, context, mask)))
+        return self._finish(x, split_heads(self.attention.query(x), self.attention.heads), context, mask)
 
     def to_itself(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None = None) -> Tensor:
         """Attend from x (B, T, D) to the same tokens, and to those of the cache, where x is then added."""
         query, own = self.attention.project_self(x)
         if cache is not None:
             own = cache.append(own)
-        return self.norm(x + self.dropout(self.attention.mix(query, own, mask)))
+        return self._finish(x, query, own, mask)
+
+    def _finish(self, x: Tensor, query: Tensor, context: KeyValues, mask: Tensor | None) -> Tensor:
+        if self.training:
+            return self.norm(x + self.dropout(self.attention.mix(query, context, mask)))
+        return self.norm(self.attention.mix(query, context, mask, residual=x))
 
 
 class PostNormFeedForward(nn.Module):
@@ -210,7 +245,9 @@ class PostNormFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (..., D)."""
-        return self.norm(x + self.dropout(self.contract(self.expand.gelu(x))))
+        if self.training:
+            return self.norm(x + self.dropout(self.contract(self.expand.gelu(x))))
+        return self.norm(add_linear(self.contract, self.expand.gelu(x), x))
 
 
 class PostNormBlock(nn.Module):
@@ -220,6 +257,12 @@ class PostNormBlock(nn.Module):
         super().__init__()
         self.self_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.feed_forward = PostNormFeedForward(width, intermediate, dropout)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        self.self_attention.attention.pack(own=True)
+        self.feed_forward.expand.pack()
+        self.feed_forward.contract.pack()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform x (B, T, D); mask broadcastable to (B, N, T, T)."""
@@ -263,6 +306,21 @@ class PostNormCrossBlock(nn.Module):
         x = self.cross_attention(x, memory, memory_mask)
         return self.feed_forward(x)
 
+    def step(self, x: Tensor, memory: KeyValues, memory_mask: Tensor | None, cache: KeyValueCache) -> Tensor:
+        """Transform one new token of each row, x (R, D): ``forward`` in eval mode with as few operations as possible.
+
+        With a few rows, what surrounds a matrix product (views, dispatch) takes a noticeable part of its time.
+        """
+        rows, own, cross = len(x), self.self_attention, self.cross_attention
+        joint = own.attention.project_token(x)
+        past = cache.append_joint(joint[:, :, 1:])
+        mixed = attend(joint[:, :, 0].transpose(1, 2), past.keys, past.values, None, 0.0)  # (R, N, 1, D/N)
+        x = own.norm(add_linear(own.attention.output, mixed.reshape(rows, -1), x))
+        query = cross.attention.query(x).view(len(memory.keys), -1, cross.attention.heads, memory.keys.shape[3])  # (B, K, N, D/N)
+        mixed = attend(query.transpose(1, 2), memory.keys, memory.values, memory_mask, 0.0)
+        x = cross.norm(add_linear(cross.attention.output, mixed.transpose(1, 2).reshape(rows, -1), x))
+        return self.feed_forward(x)
+
 
 class PackedSelfAttention(nn.Module):
     """CLIP's self-attention: queries, keys and values from one matrix."""
@@ -273,8 +331,8 @@ class PackedSelfAttention(nn.Module):
             raise ValueError(f"width {width} is not a multiple of {heads} heads; choose heads that divide it")
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.output = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within x (B, V, D)."""
@@ -291,20 +349,39 @@ class PreNormBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
         self.attention = PackedSelfAttention(width, heads, attention_dropout)
         self.mlp_norm = nn.LayerNorm(width, eps=CLIP_NORM_EPS)
-        self.expand = nn.Linear(width, 4 * width)
-        self.contract = nn.Linear(4 * width, width)
+        self.expand = Linear(width, 4 * width)
+        self.contract = Linear(4 * width, width)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        self.attention.qkv.pack()
+        self.attention.output.pack()
+        if plain(self.expand, self.contract):
+            for linear in (self.expand, self.contract):
+                linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (B, V, D)."""
         x = x + self.attention(self.attention_norm(x))
+        if not plain(self.expand, self.contract):
+            return x + self._quick_gelu_mlp(self.mlp_norm(x))
+        expand = self.expand.packed.usable(x, (self.expand.weight, self.expand.bias))
+        contract = self.contract.packed.usable(x, (self.contract.weight, self.contract.bias))
+        if expand is not None and contract is not None:
+            # The factors of QuickGELU (below) ride along in the norm before it and the sum after it; the packed biases have them too.
+            norm = self.mlp_norm
+            scaled = F.layer_norm(x, norm.normalized_shape, norm.weight * _QUICK, norm.bias * _QUICK, norm.eps)
+            return torch.add(x, contract.linear(expand.silu(scaled)), alpha=1 / _QUICK)
         return x + self._quick_gelu_mlp(self.mlp_norm(x))
 
     def _quick_gelu_mlp(self, x: Tensor) -> Tensor:
         """Compute ``contract(quick_gelu(expand(x)))`` of x (B, V, D).
 
-        QuickGELU is ``h * sigmoid(1.702 h) = silu(1.702 h) / 1.702``. The two factors ride along in the matrix products: passing
+        QuickGELU is ``h * sigmoid(q h) = silu(q h) / q`` with q = 1.702. The two factors ride along in the matrix products: passing
         over the widest tensor of the block twice more would take an eighth of an encoding on a CPU.
         """
-        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=1.702, alpha=1.702)
+        if not plain(self.expand, self.contract):
+            return self.contract(F.silu(_QUICK * self.expand(x)) / _QUICK)
+        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=_QUICK, alpha=_QUICK)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
-        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / 1.702).view(x.shape)
+        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / _QUICK).view(x.shape)

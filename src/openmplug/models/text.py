@@ -23,17 +23,23 @@ class TextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor, start: int = 0) -> Tensor:
-        """Embed ids (B, T) whose first token stands at position ``start``.
+    def forward(self, ids: Tensor, start: int = 0, at: Tensor | None = None) -> Tensor:
+        """Embed ids (B, T) whose first token stands at position ``start``, or each at its own place ``at`` (B, T).
 
         Raises:
             ValueError: If the text is longer than the position table.
         """
+        if at is not None:
+            return self._finish(self.words(ids) + self.types.weight[0] + self.positions(at))
         end = start + ids.shape[1]
         if end > self.positions.num_embeddings:
             raise ValueError(f"text of {end} tokens, the model has {self.positions.num_embeddings} positions; shorten the text")
         x = self.words(ids) + self.types.weight[0] + self.positions.weight[start:end]
-        return self.dropout(self.norm(x))  # (B, T, D)
+        return self._finish(x)  # (B, T, D)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        # With a bf16 word table the small tables are fp32, and so are the sum and its norm.
+        return self.dropout(self.norm(x)).to(self.words.weight.dtype)
 
 
 class TextEncoder(nn.Module):
@@ -57,6 +63,12 @@ class TextEncoder(nn.Module):
         self.embeddings = TextEmbeddings(vocab_size, width, max_positions, dropout)
         self.layers = nn.ModuleList(PostNormBlock(width, heads, intermediate, dropout, attention_dropout) for _ in range(layers))
         init_bert(self, width)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        for layer in self.layers:
+            assert isinstance(layer, PostNormBlock)
+            layer.pack()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode ids (B, T); padding is hidden from every token."""

@@ -50,7 +50,7 @@ class PatchEmbedding(nn.Module):
         """Project (B, 3, H, W) to (B, P, D), patches row by row."""
         size = self.patch_size
         cut = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, 3, h, p, w, p)
-        return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), self.weight.flatten(1))
+        return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).to(self.weight.dtype), self.weight.flatten(1))
 
 
 class VisionTransformer(nn.Module):
@@ -93,6 +93,12 @@ class VisionTransformer(nn.Module):
             nn.init.normal_(layer.contract.weight, std=attention_std * depth)
             for linear in (layer.attention.qkv, layer.attention.output, layer.expand, layer.contract):
                 nn.init.zeros_(linear.bias)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        for layer in self.layers:
+            assert isinstance(layer, PreNormBlock)
+            layer.pack()
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W).

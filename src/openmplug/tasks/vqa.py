@@ -16,9 +16,9 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
 from openmplug.models.decoder import DecoderMemory
-from openmplug.models.generation import Ranking, rank_answers
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUG
+from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
 from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
@@ -117,6 +117,7 @@ class VQATask(Task):
     def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: VQASettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         check_generation(model.config, settings.num_beams, settings.max_length)
+        self._trie: tuple[tuple[str, ...], AnswerTrie] | None = None
         self.twin: MomentumTwin | None = None
         if training and (settings.distill or settings.distillation_alpha > 0):
             # The original never pairs its fusion twin, so it stays as it was copied.
@@ -197,8 +198,10 @@ class VQATask(Task):
         answers = self.settings.answers
         if not answers:
             raise DataError("settings.inference is 'rank' but there are no answers to rank; give settings.answers")
-        tokens = self.tokenizer([target_text(answer) for answer in answers]).to(memory.layers[0].keys.device)
-        return rank_answers(self.model.decoder, memory, tokens.ids, tokens.mask, k=min(self.settings.k_test, len(answers)))
+        if self._trie is None or self._trie[0] is not answers:  # built once for all batches
+            tokens = self.tokenizer([target_text(answer) for answer in answers])
+            self._trie = answers, AnswerTrie(tokens.ids, tokens.mask).to(memory.layers[0].keys.device)
+        return rank_with_trie(self.model.decoder, memory, self._trie[1], k=min(self.settings.k_test, len(answers)))
 
     def _rank(self, batch: Batch, memory: DecoderMemory) -> list[Prediction]:
         ranking, answers = self._ranking(memory), self.settings.answers

@@ -107,7 +107,9 @@ def check_model(job: Job) -> dict[str, Any]:
         UsageError: If it was trained for another task, or device or dtype is unknown.
         EnvironmentProblem: If this machine has no such device.
     """
-    precision = choose_precision(job.dtype, choose_device(job.device))
+    device = choose_device(job.device)
+    choose_precision(job.dtype, device)
+    precision = job.dtype or f"auto on {device.type}"
     folder = find_folder(job.model)
     if not is_ours(folder) and (folder.is_file() or not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file()):
         found = find_checkpoint(job.model)

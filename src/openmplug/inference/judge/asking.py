@@ -16,7 +16,7 @@ from openmplug.errors import DataError, UsageError
 from openmplug.inference.journal import Journal
 from openmplug.inference.model import Model
 from openmplug.models.decoder import DecoderMemory
-from openmplug.models.generation import rank_answers
+from openmplug.models.ranking import rank_answers
 from openmplug.tasks.decoding import generate
 from openmplug.tasks.vqa import VQATask
 
