@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.packing import Linear, PackedLinear
+from openmplug.models.packing import Linear, PackedLinear, plain
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
@@ -135,14 +135,17 @@ class Attention(nn.Module):
 
     def pack(self, own: bool) -> None:
         """Pack what a decoding step multiplies with; ``own`` means it attends to its own tokens, else to projected ones."""
-        if own:
-            self._packed_self.pack(*self._self_parts())
+        if own and (parts := self._self_parts()):
+            self._packed_self.pack(*parts)
         else:
-            self.query.pack()
+            for part in (self.query, self.key, self.value) if own else (self.query,):
+                part.pack()
         self.output.pack()
 
     def _self_parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        return tuple((part.weight, part.bias) for part in (self.query, self.key, self.value))
+        """Return what can be packed as one; nothing fits ``usable`` then where a layer is more than its weight."""
+        parts = (self.query, self.key, self.value)
+        return tuple((part.weight, part.bias) for part in parts) if plain(*parts) else ()
 
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValues]:
         """Compute the queries (B, N, T, D/N), keys and values of the same tokens x (B, T, D); one product where packed."""
@@ -305,6 +308,9 @@ class PreNormBlock(nn.Module):
         QuickGELU is ``h * sigmoid(1.702 h) = silu(1.702 h) / 1.702``. The two factors ride along in the matrix products: passing
         over the widest tensor of the block twice more would take an eighth of an encoding on a CPU.
         """
+        if not plain(self.expand, self.contract):
+            hidden = self.expand(x)
+            return self.contract(hidden * torch.sigmoid(1.702 * hidden))
         hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=1.702, alpha=1.702)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
         return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / 1.702).view(x.shape)

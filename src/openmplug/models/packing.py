@@ -53,6 +53,11 @@ def _origin(parts: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[int, int], 
     return tuple((x.data_ptr(), x._version) for part in parts for x in part)
 
 
+def plain(*layers: nn.Module) -> bool:
+    """Say whether these are linear layers and no more: one that is adapted (LoRA) or quantised may only be called, never read."""
+    return all(isinstance(layer, nn.Linear) for layer in layers)
+
+
 class PackedLinear:
     """Holds the packed copy of a linear layer, or of several that share their input, and says when it may be used.
 
