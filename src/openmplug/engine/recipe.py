@@ -48,8 +48,8 @@ class LoopSettings(Settings):
         max_steps: Stop cleanly after this many optimizer steps of the whole run; the schedule still spans ``optim.epochs``.
         max_minutes: Stop cleanly after this many minutes of this process; ``--resume`` goes on.
         evaluate_batch_size: Records per batch in evaluation; None takes the training batch size.
-        gradient_checkpointing: Parts whose layers are computed again in the backward pass instead of being kept: less memory, a third
-            more time, the same numbers. ``true`` takes every part.
+        gradient_checkpointing: Parts whose layers are computed again in the backward pass instead of being kept: less memory, more
+            time, the same numbers. ``true`` takes every part.
         curves: Draw ``curves.png``.
     """
 
