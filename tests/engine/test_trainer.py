@@ -237,7 +237,10 @@ def test_out_of_memory_names_what_helps(tmp_path: Path, error: Exception, monkey
         raise error
 
     monkeypatch.setattr(trainer.task, "forward", full)
-    expected = r"out of memory at step 0: batch of 4 pictures of 1 x 2 x 3, fp32 on cpu; lower optim.batch_size_per_device"
+    expected = (
+        r"out of memory at step 0: batch of 4 pictures of 1 x 2 x 3, fp32 on cpu; lower optim.batch_size_per_device .*,"
+        r" or set run.gradient_checkpointing=true or a smaller model.image_size"
+    )
     with pytest.raises(EnvironmentProblem, match=expected):
         trainer.fit()
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from openmplug.checkpoints.adapters import folder_hash
 from openmplug.checkpoints.folder import ORIGIN, find_folder, is_ours
 from openmplug.checkpoints.foreign import TASK_MODULES, Options, open_foreign
-from openmplug.checkpoints.store import model_hash, read_config
+from openmplug.checkpoints.store import read_config
 from openmplug.config import did_you_mean
 from openmplug.errors import ModelError, UsageError
 from openmplug.models.mplug import MODULES, MPLUG, SIZES, MPLUGConfig
@@ -101,7 +102,7 @@ def describe_model(name: str, task: str | None = None, options: Options | None =
             "kind": "folder",
             "task": content["task"],
             "origin": origin,
-            "sha256": model_hash(folder),
+            "sha256": folder_hash(folder),
             "model": content["model"],
             "parts": _parts(config, modules),
             "notes": [],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmplug.checkpoints.adapters import folder_hash, holds_adapters, load_folder
 from openmplug.checkpoints.folder import ORIGIN, UNUSED, find_folder, is_ours
 from openmplug.checkpoints.foreign import Options, open_foreign
 from openmplug.checkpoints.store import WEIGHTS, check_keys, model_hash, open_tensors, read_config, read_shapes, read_weights
@@ -43,6 +44,11 @@ def verify(path: Path, against: Path | None = None, options: Options | None = No
         _finite(foreign.tensors, str(foreign.source))
         return {"origin": foreign.origin, "mapped": len(foreign.mapped), "unused": len(foreign.unused), "new": foreign.new}
     config = read_config(folder)
+    if holds_adapters(folder):
+        model = MPLUG(MPLUGConfig(**config["model"]), config["modules"])
+        load_folder(folder, model)
+        _finite(model.state_dict(), str(folder))
+        return {"origin": "adapters, merged into their base", "tensors": len(model.state_dict()), "sha256": folder_hash(folder)}
     with torch.device("meta"):
         expected = MPLUG(MPLUGConfig(**config["model"]), config["modules"]).state_dict()
     check_keys(read_shapes(folder / WEIGHTS), {name: tuple(value.shape) for name, value in expected.items()}, str(folder / WEIGHTS))

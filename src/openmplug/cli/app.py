@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmplug import __version__
-from openmplug.cli import bench, data, evaluate, info, judge, models, predict, quickstart, recipes, screen, train
+from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, screen, train
 from openmplug.errors import OpenmplugError
 
 # typer brings its own copy of click since 0.26 and used the installed one before; this is the right class in both.
@@ -101,6 +101,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("merge")(merge.merge)
 app.add_typer(predict.app, name="predict")
 app.add_typer(judge.app, name="judge")
 app.command("quickstart")(quickstart.quickstart)

@@ -22,7 +22,7 @@ OPTIONAL = {
     "scale": (("ray",), "clusters"),
     "serve": (("fastapi", "uvicorn", "litserve"), "HTTP service"),
     "demo": (("gradio",), "web page"),
-    "export": (("onnx", "onnxscript", "onnxruntime"), "ONNX export"),
+    "export": (("onnx", "onnxscript", "onnxruntime", "torchao"), "ONNX export, weights in 8 and 4 bits"),
     "lora": (("peft",), "adapters"),
     "judge": (("transformers",), "TIFA's choices by sentence embeddings"),
     "official": (("pycocoevalcap",), "the official caption scorers"),

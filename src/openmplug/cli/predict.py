@@ -56,6 +56,7 @@ class Flags:
     ray_workers: Annotated[int, _option("--ray-workers", "Models that Ray loads.", min=1)] = 1
     device: Device = None
     dtype: Dtype = None
+    quantize: Annotated[str | None, _option("--quantize", "Store the weights in few bits.", metavar="int8|int4")] = None
     batch_size: BatchSize = None
     seed: Seed = None
     json_output: Json = False
@@ -135,6 +136,7 @@ def _run(name: str, flags: Flags, text: str | None = None) -> None:
         output=flags.output,
         device=flags.device,
         dtype=flags.dtype,
+        quantize=flags.quantize,
         batch_size=flags.batch_size or 16,
         workers=flags.workers,
         on_error=flags.on_error,

@@ -61,4 +61,5 @@ def train(
     if not json_output:
         stopped = f" ({result['stopped']})" if result["stopped"] else ""
         best = f", best {result['metric']} {screen.number(result['best'])}" if result["best"] is not None else ""
-        typer.echo(f"trained to step {result['step']:,}{stopped}{best}; weights are in {output}")
+        what = f"adapters are in {output}; openmplug merge {output} --output DIR" if config.lora.rank else f"weights are in {output}"
+        typer.echo(f"trained to step {result['step']:,}{stopped}{best}; {what}")

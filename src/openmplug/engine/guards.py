@@ -74,12 +74,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def memory_problem(batch: Batch, precision: str, device: torch.device, setting: str, where: str) -> EnvironmentProblem:
-    """Say in one line what did not fit into memory and which setting helps."""
+def memory_problem(batch: Batch, precision: str, device: torch.device, setting: str, where: str, also: str = "") -> EnvironmentProblem:
+    """Say in one line what did not fit into memory and which settings help."""
     shape = "" if batch.images is None else f" pictures of {' x '.join(map(str, batch.images.shape[1:]))}"
     other = "run.precision=bf16" if precision == "fp32" and device.type == "cuda" else "a smaller model.image_size"
     return EnvironmentProblem(
-        f"out of memory {where}: batch of {len(batch)}{shape}, {precision} on {device.type}; lower {setting}, or set {other}"
+        f"out of memory {where}: batch of {len(batch)}{shape}, {precision} on {device.type}; lower {setting}, or set {also}{other}"
     )
 
 

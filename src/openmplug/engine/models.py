@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmplug.checkpoints.store import WEIGHTS, load_shared, load_weights, read_config, save_weights
+from openmplug.checkpoints.adapters import AdapterRecord, BaseWeights, holds_adapters, load_folder, save_adapters
+from openmplug.checkpoints.folder import VOCABULARY, find_folder, read_folder
+from openmplug.checkpoints.store import WEIGHTS, load_shared, model_hash, read_config, save_weights
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
+from openmplug.engine.lora import add_adapters, learned_state
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import Display
 from openmplug.engine.trainer import BEST, LAST
@@ -24,46 +27,63 @@ from openmplug.errors import ModelError
 from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
 
-VOCABULARY = "vocab.txt"
 
+def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> tuple[Task, AdapterRecord | None]:
+    """Build the task from the seed, and from the weights of ``init_from`` where it has them.
 
-def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> Task:
-    """Build the task from the seed, and from the weights of ``init_from`` where it has them."""
+    Returns:
+        The task, and what its checkpoints say about its adapters where it has some (``lora.rank``).
+    """
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     task = build_task(config.task, config.model, tokenizer, config.settings, training=True)
-    if config.init_from:
-        missing = _load_parts(task, config.init_from, tokenizer, display)
-        if missing:
-            display.say(f"{', '.join(missing)}: new, no weights were given")
-        twin = getattr(task, "twin", None)
-        if twin is not None:
-            twin.copy_from(task.model)
-    return task
+    if not config.init_from:
+        return task, None
+    base, missing = _load_parts(task, config.init_from, tokenizer, display)
+    if missing:
+        display.say(f"{', '.join(missing)}: new, no weights were given")
+    twin = getattr(task, "twin", None)
+    if twin is not None:
+        twin.copy_from(task.model)
+    if not config.lora.rank:
+        return task, None
+    hashed = [BaseWeights(folder=folder.resolve(), sha256=model_hash(folder), parts=tuple(parts)) for folder, parts in base.items()]
+    return task, add_adapters(task, config.lora, hashed, missing)
 
 
-def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, display: Display) -> list[str]:
-    """Load each part of the model from the first folder that has it and return the parts that none has.
+def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, display: Display) -> tuple[dict[Path, list[str]], list[str]]:
+    """Load each part of the model from the first folder that has it.
+
+    Returns:
+        The parts that came from each folder, and the parts that none has.
 
     Raises:
-        ModelError: If a folder's vocabulary is another one, or a part does not fit.
+        ModelError: If a folder holds adapters, its vocabulary is another one, or a part does not fit.
     """
+    loaded: dict[Path, list[str]] = {}
     missing = sorted({name.split(".")[0] for name in task.model.state_dict()})
     for folder in map(find_model, folders):
-        if Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
+        if holds_adapters(folder):
+            raise ModelError(
+                f"'{folder}' holds adapters, not weights to start from; merge them first: openmplug merge {folder} --output DIR"
+            )
+        # An image tower alone (CLIP) has no words.
+        worded = set(read_config(folder).get("modules", ())) != {"vision"}
+        if worded and Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
             raise ModelError(
                 f"the vocabulary of '{folder}' is not the run's; start from weights of one vocabulary, or leave out tokenizer.vocab"
             )
         before, missing = missing, load_shared(folder, task.model, missing)
-        display.say(f"{', '.join(part for part in before if part not in missing)}: from '{folder}'")
+        loaded[folder] = [part for part in before if part not in missing]
+        display.say(f"{', '.join(loaded[folder])}: from '{folder}'")
         if not missing:
             break
-    return missing
+    return loaded, missing
 
 
-def write_model(folder: Path, task: Task, name: str, image: ImageSettings) -> None:
-    """Write what a trained folder holds: weights, configuration, vocabulary."""
+def write_model(folder: Path, task: Task, name: str, image: ImageSettings, adapters: AdapterRecord | None = None) -> None:
+    """Write what a trained folder holds: weights, or adapters and where their base is; configuration; vocabulary."""
     config = {
         "architecture": "mplug",
         "model": task.model.config.model_dump(mode="json"),
@@ -72,7 +92,10 @@ def write_model(folder: Path, task: Task, name: str, image: ImageSettings) -> No
         "settings": task.settings.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
     }
-    save_weights(folder, task.model.state_dict(), config)
+    if adapters is None:
+        save_weights(folder, task.model.state_dict(), config)
+    else:
+        save_adapters(folder, learned_state(task.model), config, adapters)
     task.tokenizer.save(folder)
 
 
@@ -82,21 +105,26 @@ def find_model(path: Path) -> Path:
     Raises:
         ModelError: If there is none.
     """
+    folder = find_folder(path)
+    if (folder / WEIGHTS).is_file() or holds_adapters(folder):
+        return folder
     path = Path(path).expanduser()
-    for folder in (path, path / BEST, path / LAST):
-        if (folder / WEIGHTS).is_file():
-            return folder
+    if path.is_file():
+        raise ModelError(f"'{path}' is a file; make a folder of it first: openmplug models convert {path} --output DIR")
     what = "is not a folder" if not path.is_dir() else f"holds neither {WEIGHTS} nor {BEST} nor {LAST}"
-    raise ModelError(f"'{path}' {what}; give a folder that openmplug train wrote")
+    raise ModelError(f"'{path}' {what}; give a folder that openmplug train or openmplug models convert wrote")
 
 
-def load_task(folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None) -> tuple[Task, dict[str, Any]]:
-    """Load a trained folder.
+def load_task(
+    folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None, base: Sequence[Path] = ()
+) -> tuple[Task, dict[str, Any]]:
+    """Load a trained folder; adapters are merged into the weights they were learned on.
 
     Args:
-        folder: Holds weights, ``config.json`` and ``vocab.txt``.
+        folder: Holds weights or adapters, ``config.json`` and ``vocab.txt``.
         device: Where to.
         settings: Task settings that replace the folder's.
+        base: Where the base of adapters is now; empty takes the place it had.
 
     Returns:
         The task in eval mode, and the folder's configuration.
@@ -105,13 +133,9 @@ def load_task(folder: Path, device: torch.device, settings: Mapping[str, Any] | 
         ModelError: If the folder is not complete or its weights do not fit its configuration.
         UsageError: If a setting is unknown.
     """
-    config = read_config(folder)
-    missing = [key for key in ("task", "model", "settings", "image") if key not in config]
-    if missing:
-        raise ModelError(f"'{folder / 'config.json'}' has no {', '.join(missing)}; it is not a folder that openmplug train wrote")
-    if not (folder / VOCABULARY).is_file():
-        raise ModelError(f"'{folder / VOCABULARY}' is missing; the model's words cannot be read without it")
-    tokenizer = Tokenizer.from_vocab_file(folder / VOCABULARY)
+    config, tokenizer = read_folder(folder)
+    if config["task"] is None:
+        raise ModelError(f"'{folder}' was trained for no task in particular; convert it with --task, or start from it with init_from")
     task = build_task(config["task"], config["model"], tokenizer, {**config["settings"], **(settings or {})})
-    load_weights(folder, task.model)
+    load_folder(folder, task.model, base)
     return task.to(device).eval(), config

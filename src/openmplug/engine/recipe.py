@@ -12,6 +12,7 @@ from openmplug.config import Settings, apply_overrides, did_you_mean, load_tree,
 from openmplug.data.splits import DataSettings
 from openmplug.data.transforms import ImageSettings
 from openmplug.engine.catalog import find_recipe, recipes_root
+from openmplug.engine.lora import LoraSettings
 from openmplug.engine.optim import OptimSettings
 from openmplug.errors import UsageError
 
@@ -47,6 +48,8 @@ class LoopSettings(Settings):
         max_steps: Stop cleanly after this many optimizer steps of the whole run; the schedule still spans ``optim.epochs``.
         max_minutes: Stop cleanly after this many minutes of this process; ``--resume`` goes on.
         evaluate_batch_size: Records per batch in evaluation; None takes the training batch size.
+        gradient_checkpointing: Parts whose layers are computed again in the backward pass instead of being kept: less memory, more
+            time, the same numbers. ``true`` takes every part.
         curves: Draw ``curves.png``.
     """
 
@@ -60,6 +63,7 @@ class LoopSettings(Settings):
     max_steps: int | None = Field(None, ge=1)
     max_minutes: float | None = Field(None, gt=0)
     evaluate_batch_size: int | None = Field(None, ge=1)
+    gradient_checkpointing: bool | tuple[Literal["vision", "text", "fusion", "decoder"], ...] = False
     curves: bool = True
 
 
@@ -73,6 +77,7 @@ class RunConfig(Settings):
         settings: The task's own settings.
         init_from: Folders of weights to start from (one, or several in order). Each module comes from the first folder that has it;
             modules that none has are new and listed.
+        lora: Adapters in the place of training the whole model.
         paper: The published number, for the reader; nothing is computed from it.
         seed: Of everything random in the run.
     """
@@ -87,6 +92,7 @@ class RunConfig(Settings):
     run: LoopSettings = LoopSettings()
     settings: dict[str, Any] = Field(default_factory=dict)
     init_from: tuple[Path, ...] = ()
+    lora: LoraSettings = LoraSettings()
     paper: dict[str, Any] | None = None
     seed: int = Field(0, ge=0)
 
@@ -130,6 +136,8 @@ def check_recipe(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(config.model.get("name"), str):
         raise UsageError("setting 'model.name' is missing; name a size, for example model.name=mplug-tiny")
     model = model_config(config.model)
+    if config.lora.rank and not config.init_from:
+        raise UsageError(f"lora.rank={config.lora.rank} needs weights to adapt: give init_from=DIR, a trained folder, or set lora.rank=0")
     stated = "size" in dict(tree.get("image") or {})
     if stated and config.image.size != model.image_size:
         raise UsageError(

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openmplug.checkpoints.store import load_weights, open_tensors, save_tensors
+from openmplug.checkpoints.store import open_tensors, save_tensors
+from openmplug.engine.lora import restore_weights
 from openmplug.errors import ModelError
 from openmplug.tasks.base import Task
 
@@ -138,7 +139,7 @@ def load_training_state(folder: Path, task: Task, optimizer: torch.optim.Optimiz
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"'{path}' cannot be read ({error}); this folder cannot be resumed from, start anew from its weights") from error
-    load_weights(folder, task.model)
+    restore_weights(folder, task.model)
     parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "task": {}, "random": {}}
     with open_tensors(folder / TENSORS) as file:
         for key in file.keys():  # noqa: SIM118 - not a mapping

@@ -10,8 +10,9 @@ import torch
 
 import openmplug
 from openmplug.batch import Sample
+from openmplug.checkpoints.adapters import AdapterRecord, folder_hash, holds_adapters, read_record
 from openmplug.checkpoints.atomic import write_atomic
-from openmplug.checkpoints.store import model_hash
+from openmplug.checkpoints.folder import VOCABULARY
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader
@@ -21,8 +22,9 @@ from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
-from openmplug.engine.models import VOCABULARY, find_model, load_task, new_task, write_model
+from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
+from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError
@@ -44,6 +46,7 @@ MAY_CHANGE = (
     "run.max_steps",
     "run.max_minutes",
     "run.evaluate_batch_size",
+    "run.gradient_checkpointing",
     "run.curves",
 )
 """Settings that a resumed run may change: none of them changes what is learned."""
@@ -86,7 +89,11 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task = new_task(config, tokenizer, display).to(target)
+        task, adapters = new_task(config, tokenizer, display)
+        if adapters is not None and resume:
+            _check_same_base(output / LAST, adapters)
+        task.to(target)
+        recompute_layers(task.model, config.run.gradient_checkpointing)
         examples = task.examples(split.samples)
         if not examples:
             raise DataError(
@@ -107,16 +114,18 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
             loop=config.run,
             folder=output,
             device=target,
-            write_model=lambda folder: write_model(folder, task, config.task, config.image),
+            write_model=lambda folder: write_model(folder, task, config.task, config.image, adapters),
             on_error=config.data.on_error,
             validate=None if held_out is None else _validation(config, task, held_out, target),
             validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),
             display=display,
         )
         count = sum(parameter.numel() for parameter in task.model.parameters())
+        learning = sum(parameter.numel() for parameter in trainer.parameters)
+        learned = "" if learning == count else f" of which {learning:,} learn"
         display.say(
             f"{config.task}: {len(examples):,} examples, {sampler.batches_per_epoch:,} batches of {sampler.batch_size} per epoch,"
-            f" {config.optim.epochs} epochs; {count:,} parameters, {trainer.precision} on {target}"
+            f" {config.optim.epochs} epochs; {count:,} parameters{learned}, {trainer.precision} on {target}"
         )
         result = trainer.fit(resume)
     finally:
@@ -141,7 +150,8 @@ def _check_output(config: RunConfig, output: Path, resume: bool) -> None:
         return
     if not recipe.is_file():
         raise UsageError(f"'{output}' holds no run to resume (no {RECIPE}); leave out --resume to start one")
-    before, now = _flat(read_yaml(recipe)), _flat(config.model_dump(mode="json"))
+    # Read as a recipe, so that settings younger than the run have their defaults.
+    before, now = (_flat(one.model_dump(mode="json")) for one in (validate(RunConfig, read_yaml(recipe)), config))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in MAY_CHANGE)
     if changed:
         shown = ", ".join(f"{key} ({before.get(key)} before, {now.get(key)} now)" for key in changed[:5])
@@ -149,6 +159,20 @@ def _check_output(config: RunConfig, output: Path, resume: bool) -> None:
         raise UsageError(
             f"the run in '{output}' was started with another recipe: {shown}{more}; resume with {recipe}, or give another --output"
         )
+
+
+def _check_same_base(checkpoint: Path, adapters: AdapterRecord) -> None:
+    """Refuse to go on with adapters on other weights than they were learned on.
+
+    Raises:
+        UsageError: If the weights of ``init_from`` have changed since.
+    """
+    if not holds_adapters(checkpoint):
+        return
+    before, now = ([(item.sha256, item.parts) for item in record.base] for record in (read_record(checkpoint), adapters))
+    if before != now:
+        places = ", ".join(str(item.folder) for item in adapters.base)
+        raise UsageError(f"the weights in {places} have changed since this run began; put the old ones back, or start anew")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -277,7 +301,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             "image": image.model_dump(mode="json"),
             "scorer": dict(task.scorer()),
             "model": str(folder),
-            "model_hash": model_hash(folder),
+            "model_hash": folder_hash(folder),
             "precision": precision,
             "device": target.type,
             "openmplug": openmplug.__version__,

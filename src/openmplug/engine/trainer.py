@@ -235,7 +235,8 @@ class Trainer:
             if isinstance(error, OpenmplugError) or not is_out_of_memory(error):
                 raise
             setting = "optim.batch_size_per_device (and raise optim.accumulation as much to learn the same)"
-            raise memory_problem(batch, self.precision, self.device, setting, f"at step {place.step}") from error
+            also = "" if self.loop.gradient_checkpointing is True else "run.gradient_checkpointing=true or "
+            raise memory_problem(batch, self.precision, self.device, setting, f"at step {place.step}", also) from error
         place.examples += len(batch)
         place.window_count += 1
         # A part called "loss" is the total under another name.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmplug.checkpoints.adapters import holds_adapters, load_folder
 from openmplug.checkpoints.convert import words_of
 from openmplug.checkpoints.folder import drawn_weights, find_folder, foreign_config, is_ours, read_folder
 from openmplug.checkpoints.foreign import Options, open_foreign
@@ -22,6 +23,7 @@ from openmplug.errors import ModelError, UsageError
 from openmplug.inference.model import Model
 from openmplug.models.mplug import MPLUG, SIZES, MPLUGConfig
 from openmplug.models.precision import cast_for_inference, choose_inference_dtype
+from openmplug.models.quantize import quantize as quantize_network
 
 AUTO_BF16_WIDTH = 512
 
@@ -37,6 +39,7 @@ def load(
     image_size: int | None = None,
     vocab: str | Path | None = None,
     allow_missing: Sequence[str] = (),
+    quantize: str | None = None,
     **architecture: Any,
 ) -> Model:
     """Load a model.
@@ -52,6 +55,7 @@ def load(
         image_size: Side of the pictures in pixels; the position grid is resized. Released files only.
         vocab: ``vocab.txt`` of a released file, where it does not lie beside it; else BERT's uncased one is taken from the hub.
         allow_missing: Parts or keys of a released file that may be missing and stay random.
+        quantize: ``int8`` or ``int4``: store the linear layers in so few bits (extra ``[export]``).
         architecture: Sizes that a released file does not tell, such as ``heads=4``.
 
     Raises:
@@ -77,14 +81,24 @@ def load(
         config, tokenizer = read_folder(folder)
         if image_size is not None or architecture:
             raise UsageError(f"'{path}' says its own sizes; image_size and {', '.join(architecture) or 'others'} are for released files")
-        network = build_network(MPLUGConfig(**config["model"]), config["modules"], read_weights(folder))
-        return _model(network, tokenizer, config, task, chosen, dtype, batch_size)
+        network = _network_of(folder, config)
+        return _model(network, tokenizer, config, task, chosen, dtype, batch_size, quantize)
     foreign = open_foreign(path, replace(options, size=size))
     words = words_of(foreign, None if vocab is None else Path(vocab))
     if words is None:
         raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
     network = build_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)})
-    return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size)
+    return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize)
+
+
+def _network_of(folder: Path, config: Mapping[str, Any]) -> MPLUG:
+    """Build the network of a folder of ours; adapters are merged into the weights they were learned on."""
+    sizes, modules = MPLUGConfig(**config["model"]), config["modules"]
+    if not holds_adapters(folder):
+        return build_network(sizes, modules, read_weights(folder))
+    network = MPLUG(sizes, modules)
+    load_folder(folder, network)
+    return network
 
 
 def _transformers(folder: Path) -> bool:
@@ -115,10 +129,14 @@ def _model(
     device: torch.device,
     dtype: str | None,
     batch_size: int,
+    bits: str | None,
 ) -> Model:
     if task is not None and task != config["task"]:
         config = {**config, "task": task, "settings": {}}
     network = network.to(device).eval()
+    if bits is not None:
+        quantize_network(network, bits)
+        return Model(network, tokenizer, config, device, choose_precision(dtype or "fp32", device), batch_size)
     precision = inference_precision(dtype, device, network.config)
     if precision == "bf16":
         cast_for_inference(network, torch.bfloat16)

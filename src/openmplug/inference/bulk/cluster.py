@@ -41,9 +41,11 @@ def check_ray() -> None:
 class _Actor:
     """One loaded model; Ray makes as many as were asked for and calls them with chunks of rows."""
 
-    def __init__(self, verb: str, inputs: Inputs, model: Path, device: str | None, dtype: str | None, batch_size: int) -> None:
+    def __init__(
+        self, verb: str, inputs: Inputs, model: Path, device: str | None, dtype: str | None, batch_size: int, quantize: str | None
+    ) -> None:
         self.verb = VERBS[verb]
-        self.model = load(model, device, dtype, batch_size)
+        self.model = load(model, device, dtype, batch_size, quantize=quantize)
         self.decoder = Decoder(inputs, self.model.transform)
 
     def __call__(self, chunks: dict[str, Any]) -> dict[str, list[Any]]:
@@ -55,7 +57,15 @@ class _Actor:
 
 
 def predict_on_ray(
-    verb: str, inputs: Inputs, model: Path, device: str | None, dtype: str | None, batch_size: int, start: int, actors: int
+    verb: str,
+    inputs: Inputs,
+    model: Path,
+    device: str | None,
+    dtype: str | None,
+    batch_size: int,
+    start: int,
+    actors: int,
+    quantize: str | None = None,
 ) -> Generator[list[Record], None, None]:
     """Predict rows in order on a Ray cluster; one is started on this machine where none is running.
 
@@ -68,6 +78,7 @@ def predict_on_ray(
         batch_size: Rows a model works on at once.
         start: Rows to leave out, because they are done.
         actors: Models to load.
+        quantize: As for ``load``.
 
     Yields:
         The records of one chunk.
@@ -99,7 +110,7 @@ def predict_on_ray(
         results = ray.data.from_arrow_refs(blocks).map_batches(
             _Actor,
             batch_size=1,
-            fn_constructor_args=(verb, inputs, model.absolute(), device, dtype, batch_size),
+            fn_constructor_args=(verb, inputs, model.absolute(), device, dtype, batch_size, quantize),
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_gpus=gpus,
         )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openmplug.checkpoints.adapters import folder_hash, holds_adapters
 from openmplug.checkpoints.folder import file_hash, find_folder, is_ours
 from openmplug.checkpoints.foreign import find_checkpoint
-from openmplug.checkpoints.store import CONFIG, WEIGHTS, model_hash, open_tensors, read_config
+from openmplug.checkpoints.store import CONFIG, WEIGHTS, open_tensors, read_config
 from openmplug.device import choose_device, choose_precision
 from openmplug.errors import UsageError
 from openmplug.inference.bulk.inputs import Inputs
@@ -36,6 +37,7 @@ class Job:
         workers: Processes that decode ahead of the model; 0 decodes in this one, None chooses.
         on_error: ``error`` stops at the first picture that cannot be read; ``skip`` gives it a row with ``error``.
         max_failures: Under ``skip``, stop when more rows than this have failed: a number, or a fraction below 1 as a float.
+        quantize: As for ``load``.
         restart: Throw away what a stopped run has left.
         engine: ``local`` or ``ray``.
         ray_workers: Models that Ray loads.
@@ -51,6 +53,7 @@ class Job:
     workers: int | None = None
     on_error: str = "error"
     max_failures: int | float | None = None
+    quantize: str | None = None
     restart: bool = False
     engine: str = "local"
     ray_workers: int = 1
@@ -109,16 +112,18 @@ def check_model(job: Job) -> dict[str, Any]:
     """
     device = choose_device(job.device)
     choose_precision(job.dtype, device)
-    precision = job.dtype or f"auto on {device.type}"
+    precision = f"{job.dtype or f'auto on {device.type}'}{f', {job.quantize}' if job.quantize else ''}"
     folder = find_folder(job.model)
-    if not is_ours(folder) and (folder.is_file() or not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file()):
+    if not is_ours(folder):
         found = find_checkpoint(job.model)
         digests = {path.name: _digest(path) for path in (*found.configs, found.vocabulary) if path is not None}
         return {"weights": file_hash(found.file), **digests, "precision": precision}
     # A description without a task is refused when the model is loaded.
     check_trained_for(read_config(folder).get("task"), VERBS[job.verb].task)
-    with open_tensors(folder / WEIGHTS):  # whole, before it is read from end to end
-        weights = model_hash(folder)
+    if not holds_adapters(folder):
+        with open_tensors(folder / WEIGHTS):  # whole, before it is read from end to end
+            pass
+    weights = folder_hash(folder)
     digests = {name: _digest(folder / name) for name in (CONFIG, "vocab.txt") if (folder / name).is_file()}
     return {"weights": weights, **digests, "precision": precision}
 
