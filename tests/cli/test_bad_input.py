@@ -173,7 +173,7 @@ def test_weights_that_were_changed(
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_text('{"format": 1}'), "has no task, model, settings, image"),
         (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt' is missing"),
-        (shutil.rmtree, "there is no such folder"),
+        (shutil.rmtree, "does not exist; give a checkpoint file or a folder"),
     ],
 )
 def test_a_damaged_folder(spoil: Callable[[Path], object], message: str, own: Path, trained: Callable[[str], Path], tmp_path: Path) -> None:

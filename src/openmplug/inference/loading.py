@@ -15,7 +15,7 @@ from openmplug.checkpoints.adapters import holds_adapters, load_folder
 from openmplug.checkpoints.convert import words_of
 from openmplug.checkpoints.folder import drawn_weights, find_folder, foreign_config, is_ours, read_folder
 from openmplug.checkpoints.foreign import Options, open_foreign
-from openmplug.checkpoints.store import CONFIG, read_weights
+from openmplug.checkpoints.store import CONFIG, WEIGHTS, check_keys, read_weights
 from openmplug.config import did_you_mean
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.device import choose_device, choose_precision
@@ -87,7 +87,7 @@ def load(
     words = words_of(foreign, None if vocab is None else Path(vocab))
     if words is None:
         raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
-    network = build_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)})
+    network = build_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)}, str(foreign.source))
     return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize)
 
 
@@ -95,7 +95,7 @@ def _network_of(folder: Path, config: Mapping[str, Any]) -> MPLUG:
     """Build the network of a folder of ours; adapters are merged into the weights they were learned on."""
     sizes, modules = MPLUGConfig(**config["model"]), config["modules"]
     if not holds_adapters(folder):
-        return build_network(sizes, modules, read_weights(folder))
+        return build_network(sizes, modules, read_weights(folder), str(folder / WEIGHTS))
     network = MPLUG(sizes, modules)
     load_folder(folder, network)
     return network
@@ -105,19 +105,23 @@ def _transformers(folder: Path) -> bool:
     return '"model_type"' in (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
 
 
-def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[str, Tensor]) -> MPLUG:
+def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[str, Tensor], where: str) -> MPLUG:
     """Build a network around weights, in float32, without drawing random ones first.
+
+    Args:
+        config: The sizes.
+        modules: Parts of the model.
+        tensors: Every weight of it, by our names.
+        where: The file they are from, for messages.
 
     Raises:
         ModelError: If the weights are not exactly those of the architecture.
     """
     with torch.device("meta"):
         network = MPLUG(config, modules)
-    state = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ModelError(f"the weights do not fit the model ({' '.join(str(error).split())[:160]})") from error
+    shapes, expected = ({name: tuple(value.shape) for name, value in one.items()} for one in (tensors, network.state_dict()))
+    check_keys(shapes, expected, where)
+    network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
     return network
 
 
