@@ -190,6 +190,8 @@ def _read_script(path: Path) -> dict[str, Tensor]:
             storages = _records(archive, path, f"{root}data/")
             with archive.open(listed) as file:
                 module = _ScriptUnpickler(file, storages, path).load()  # type: ignore[arg-type]
+    except ModelError:  # a ValueError too
+        raise
     except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"'{path}' is not a whole TorchScript archive ({_one_line(error)[:120]}); it is cut off or damaged") from error
     return dict(_named_tensors(module))
