@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from openmplug.models.decoder import TextDecoder
 from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
@@ -80,3 +81,28 @@ def random_ids(rows: int, length: int, seed: int = 0, vocab_size: int = 120) -> 
     ids = torch.randint(104, vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
     ids[:, 0] = 101
     return ids
+
+
+class Called(nn.Module):
+    """Stands for an adapted or quantised layer: it can be called, and what else openmplug asks of its layers, but has no weight."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.beneath = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.beneath(x)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(self.beneath(x))
+
+    def pack(self) -> None:
+        return None
+
+
+def only_callable(module: nn.Module) -> None:
+    """Put every linear layer below a module beneath one that can only be called."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, Called(child))

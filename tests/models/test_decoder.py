@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openmplug.batch import Tokens
+from openmplug.models import packing
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.objectives.language import text_labels, token_losses
 from openmplug.tasks.decoding import target_log_probs
-from tiny_models import random_ids, right_padded, tiny_decoder
+from tiny_models import only_callable, random_ids, right_padded, tiny_decoder
 
 
 def memory_of(decoder: TextDecoder, items: int, masked: bool, seed: int = 0) -> tuple[Tensor, Tensor | None, DecoderMemory]:
@@ -133,3 +134,27 @@ def test_a_decoding_longer_than_announced_is_refused() -> None:
     decoder.step(random_ids(1, 2), state)
     with pytest.raises(ValueError, match="the cache holds 2 tokens, 3 were given; allocate it with a larger max_length"):
         decoder.step(random_ids(1, 1), state)
+
+
+def test_a_step_of_adapted_layers_only_calls_them() -> None:
+    decoder = tiny_decoder()
+    _, _, memory = memory_of(decoder, 2, True)
+    ids = random_ids(4, 5)
+    with torch.no_grad():
+        expected = decoder(ids, torch.ones_like(ids, dtype=torch.bool), memory)
+        only_callable(decoder)
+        state = decoder.start(memory, 4, 5)
+        found = torch.cat([decoder.logits(decoder.step(part, state)) for part in ids.split(1, dim=1)], dim=1)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_step_with_gradients_has_them_though_weights_were_packed() -> None:
+    decoder = TextDecoder(300, width=768, heads=12, intermediate=1024, layers=1, max_positions=8, dropout=0.1, attention_dropout=0.1).eval()
+    states = torch.randn(1, 3, 768)
+    with torch.no_grad():
+        state = decoder.start(decoder.project_memory(states), 1, 2)
+    assert decoder.layers[0].feed_forward.expand.packed._copy is not None or not packing._AVAILABLE
+    decoder.step(torch.tensor([[101]]), state).pow(3).sum().backward()
+    for name in ("self_attention.attention.output", "cross_attention.attention.query", "feed_forward.expand"):
+        gradient = decoder.layers[0].get_submodule(name).weight.grad
+        assert gradient is not None and bool(gradient.any())

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from openmplug.models.layers import BERT_NORM_EPS, KeyValueCache, KeyValues, PostNormCrossBlock
 from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
 from openmplug.models.packing import Linear, PackedLinear
+from openmplug.models.stepping import LayerStep
 from openmplug.models.text import TextEmbeddings, init_bert
 
 
@@ -41,10 +42,11 @@ class DecoderMemory:
 
 @dataclass(slots=True)
 class DecoderState:
-    """A decoding under way: the memory of B items and the tokens of R rows so far, B dividing R."""
+    """A decoding under way: the memory of B items and the tokens of R rows so far, B dividing R; and the layers, ready for it."""
 
     memory: DecoderMemory
     caches: list[KeyValueCache]
+    layers: list[LayerStep]
 
     @property
     def length(self) -> int:
@@ -60,7 +62,7 @@ class DecoderState:
 
     def fork(self, rows: Tensor, max_length: int) -> DecoderState:
         """Begin another decoding of at most ``max_length`` tokens whose row i continues row ``rows[i]``; this one stays as it is."""
-        return DecoderState(self.memory, [cache.rows(rows, max_length) for cache in self.caches])
+        return DecoderState(self.memory, [cache.rows(rows, max_length) for cache in self.caches], self.layers)
 
 
 class LanguageHead(nn.Module):
@@ -151,11 +153,12 @@ class TextDecoder(nn.Module):
         return self.logits(self.hidden(ids, mask, memory))
 
     def start(self, memory: DecoderMemory, rows: int, max_length: int) -> DecoderState:
-        """Begin decoding ``rows`` sequences of at most ``max_length`` tokens."""
+        """Begin decoding ``rows`` sequences of at most ``max_length`` tokens; the weights must not change before it ends."""
         if not torch.is_grad_enabled():
             self.pack()
             memory = memory.contiguous()
-        return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers])
+        steps = [LayerStep(self._block(index), layer.keys) for index, layer in enumerate(memory.layers)]
+        return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers], steps)
 
     def step(self, ids: Tensor, state: DecoderState, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions.
@@ -168,10 +171,11 @@ class TextDecoder(nn.Module):
         """
         new, past = ids.shape[1], state.length
         x = self.embeddings(ids, start=past, at=positions)
-        if new == 1 and visible is None and not self.training:
+        # What is packed has no gradient, and training has dropout: both go the usual way.
+        if new == 1 and visible is None and not self.training and not torch.is_grad_enabled():
             x = x[:, 0]
-            for index, (keys_values, cache) in enumerate(zip(state.memory.layers, state.caches, strict=True)):
-                x = self._block(index).step(x, keys_values, state.memory.mask, cache)
+            for step, keys_values, cache in zip(state.layers, state.memory.layers, state.caches, strict=True):
+                x = step(x, keys_values, state.memory.mask, cache)
             return x[:, None]
         if visible is None and new > 1:
             visible = causal_mask(new, past + new, ids.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.packing import Linear, PackedLinear, add_linear, plain
+from openmplug.models.packing import Linear, PackedLinear, PackedWeight, add_linear, plain
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
@@ -166,20 +166,18 @@ class Attention(nn.Module):
         parts = (self.query, self.key, self.value)
         return tuple((part.weight, part.bias) for part in parts) if plain(*parts) else ()
 
+    def packed_self(self, x: Tensor) -> PackedWeight | None:
+        """Return the packed query, key and value weights, one below the other, if they may be multiplied with x."""
+        return self._packed_self.usable(x, *self._self_parts())
+
     def project_self(self, x: Tensor) -> tuple[Tensor, KeyValues]:
         """Compute the queries (B, N, T, D/N), keys and values of the same tokens x (B, T, D); one product where packed."""
-        packed = self._packed_self.usable(x, *self._self_parts())
+        packed = self.packed_self(x)
         if packed is None:
             return split_heads(self.query(x), self.heads), self.project(x)
         joint = packed.linear(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, N, D/N)
         query, key, value = joint.permute(2, 0, 3, 1, 4).unbind(0)
         return query, KeyValues(key, value, joint[:, :, 1:])
-
-    def project_token(self, x: Tensor) -> Tensor:
-        """Compute query, key and value of one token of each row, x (R, D), as (R, 1, 3, N, D/N)."""
-        packed = self._packed_self.usable(x, *self._self_parts())
-        joint = torch.cat([self.query(x), self.key(x), self.value(x)], dim=1) if packed is None else packed.linear(x)
-        return joint.view(len(x), 1, 3, self.heads, -1)
 
     def project(self, context: Tensor) -> KeyValues:
         """Compute the keys and values of a context (B, S, D)."""
@@ -306,21 +304,6 @@ class PostNormCrossBlock(nn.Module):
         x = self.cross_attention(x, memory, memory_mask)
         return self.feed_forward(x)
 
-    def step(self, x: Tensor, memory: KeyValues, memory_mask: Tensor | None, cache: KeyValueCache) -> Tensor:
-        """Transform one new token of each row, x (R, D): ``forward`` in eval mode with as few operations as possible.
-
-        With a few rows, what surrounds a matrix product (views, dispatch) takes a noticeable part of its time.
-        """
-        rows, own, cross = len(x), self.self_attention, self.cross_attention
-        joint = own.attention.project_token(x)
-        past = cache.append_joint(joint[:, :, 1:])
-        mixed = attend(joint[:, :, 0].transpose(1, 2), past.keys, past.values, None, 0.0)  # (R, N, 1, D/N)
-        x = own.norm(add_linear(own.attention.output, mixed.reshape(rows, -1), x))
-        query = cross.attention.query(x).view(len(memory.keys), -1, cross.attention.heads, memory.keys.shape[3])  # (B, K, N, D/N)
-        mixed = attend(query.transpose(1, 2), memory.keys, memory.values, memory_mask, 0.0)
-        x = cross.norm(add_linear(cross.attention.output, mixed.transpose(1, 2).reshape(rows, -1), x))
-        return self.feed_forward(x)
-
 
 class PackedSelfAttention(nn.Module):
     """CLIP's self-attention: queries, keys and values from one matrix."""
@@ -365,8 +348,7 @@ class PreNormBlock(nn.Module):
         x = x + self.attention(self.attention_norm(x))
         if not plain(self.expand, self.contract):
             return x + self._quick_gelu_mlp(self.mlp_norm(x))
-        expand = self.expand.packed.usable(x, (self.expand.weight, self.expand.bias))
-        contract = self.contract.packed.usable(x, (self.contract.weight, self.contract.bias))
+        expand, contract = self.expand.usable(x), self.contract.usable(x)
         if expand is not None and contract is not None:
             # The factors of QuickGELU (below) ride along in the norm before it and the sum after it; the packed biases have them too.
             norm = self.mlp_norm

@@ -127,19 +127,23 @@ class Linear(nn.Linear):
         """Pack the weight for few-row products on a CPU, where that pays."""
         self.packed.pack((self.weight, self.bias))
 
+    def usable(self, x: Tensor) -> PackedWeight | None:
+        """Return the packed weight if it may be multiplied with x."""
+        return self.packed.usable(x, (self.weight, self.bias))
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute (..., in) to (..., out)."""
-        packed = self.packed.usable(x, (self.weight, self.bias))
+        packed = self.usable(x)
         return F.linear(x, self.weight, self.bias) if packed is None else packed.linear(x)
 
     def gelu(self, x: Tensor) -> Tensor:
         """Compute ``gelu(self(x))`` with the exact (erf) GELU, in one kernel where the weight is packed."""
-        packed = self.packed.usable(x, (self.weight, self.bias))
+        packed = self.usable(x)
         return F.gelu(F.linear(x, self.weight, self.bias)) if packed is None else packed.gelu(x)
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """Compute ``self(x) + other``, in one kernel where the weight is packed."""
-        packed = self.packed.usable(x, (self.weight, self.bias))
+        packed = self.usable(x)
         return F.linear(x, self.weight, self.bias) + other if packed is None else packed.add(x, other)
 
 

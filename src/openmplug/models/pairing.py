@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from openmplug.models.fusion import CoAttentionLayer, ConnectedLayer, SkipConnectedFusion
 from openmplug.models.layers import Attention, KeyValues, PostNormAttention, PostNormCrossBlock, merge_heads, split_heads
 from openmplug.models.masks import key_mask
-from openmplug.models.packing import plain
+from openmplug.models.packing import add_linear, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,12 @@ class PairFusion:
 
 def _attend_itself(attention: PostNormAttention, x: Tensor, keys: Tensor | None, first_only: bool) -> Tensor:
     """Attend within x (n, T, D); of the first token only where nothing else is asked for, (n, 1, D)."""
-    return attention(x[:, :1], attention.attention.project(x), keys) if first_only else attention.to_itself(x, keys)
+    return attention(_first(x), attention.attention.project(x), keys) if first_only else attention.to_itself(x, keys)
+
+
+def _first(x: Tensor) -> Tensor:
+    """Take the class token of (n, T, D), (n, 1, D); a copy, because a product with a strided view would copy the weight n times."""
+    return x[:, :1].contiguous()
 
 
 def _attend_differing(block: PostNormCrossBlock, x: Tensor, states: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ def _connect_shared(layer: ConnectedLayer, shared: SharedPart, text: Tensor, mas
     rows, tokens, _ = text.shape
     heads = attention.heads
     if last:
-        own, query = attention.project(text), split_heads(attention.query(text[:, :1]), heads)
+        own, query = attention.project(text), split_heads(attention.query(_first(text)), heads)
     else:
         query, own = attention.project_self(text)
     asked = query.shape[2]  # T, or 1
@@ -176,7 +181,7 @@ def _connect_shared(layer: ConnectedLayer, shared: SharedPart, text: Tensor, mas
     mixed = torch.bmm(weights[..., :seen].flatten(1, 2), shared.values).unflatten(1, (rows, asked)).transpose(0, 1)  # (n, N, t, D/N)
     mixed = mixed + weights[..., seen:].transpose(0, 1) @ own.values
     sublayer = block.self_attention
-    fused = block.feed_forward(sublayer.norm(text[:, :asked] + attention.output(merge_heads(mixed))))
+    fused = block.feed_forward(sublayer.norm(add_linear(attention.output, merge_heads(mixed), text[:, :asked].contiguous())))
     if last:
         return fused, None
     # Picture to [picture; text]: the picture's part is known up to one factor for each token and head.
@@ -203,4 +208,4 @@ def _connect_differing(layer: ConnectedLayer, vision: Tensor, text: Tensor, mask
         return fused.text, fused.vision
     keys = key_mask(torch.cat([mask.new_ones(len(mask), seen), mask], dim=1))
     memory = block.self_attention.attention.project(torch.cat([vision, text], dim=1))
-    return block.feed_forward(block.self_attention(text[:, :1], memory, keys)), None
+    return block.feed_forward(block.self_attention(_first(text), memory, keys)), None
