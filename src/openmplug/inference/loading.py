@@ -58,6 +58,11 @@ def load(
         quantize: ``int8`` or ``int4``: store the linear layers in so few bits (extra ``[export]``).
         architecture: Sizes that a released file does not tell, such as ``heads=4``.
 
+    Example:
+        >>> model = load(folder, device="cpu", task="caption")
+        >>> model.name, model.precision
+        ('caption', 'fp32')
+
     Raises:
         ModelError: If it is no model, is damaged or incomplete, or its weights do not fit its description.
         UsageError: If device, dtype or a name is unknown.

@@ -69,6 +69,26 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         device: Where the network is.
         precision: ``fp32``; ``bf16``, the weights are (``models.precision.cast_for_inference``); or ``fp16``, by autocast.
         batch_size: Items worked on at once.
+
+    Example:
+        >>> import openmplug
+        >>> model = openmplug.load(folder, device="cpu")
+        >>> one = model.caption(picture, min_length=1, max_length=4)
+        >>> one.score < 0
+        True
+        >>> len(model.caption([picture, picture], max_length=9))
+        2
+        >>> ranked = model.answer(picture, "what colour is the cup?", candidates=["red", "a picture"])
+        >>> sorted(text for text, probability in ranked.candidates)
+        ['a picture', 'red']
+        >>> match = model.match(picture, "a red cup")
+        >>> 0 < match.probability < 1
+        True
+        >>> box = model.ground(picture, "the left cup")
+        >>> 0 <= box.left <= box.right <= 60
+        True
+        >>> model.embed_images([picture]).shape == model.embed_texts(["a red cup"]).shape == (1, 64)
+        True
     """
 
     def __init__(

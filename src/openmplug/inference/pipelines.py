@@ -60,6 +60,11 @@ def pipeline(task: str, model: str | Path | Model, **options: Any) -> Pipeline:
         model: What ``load`` takes, or a loaded model.
         options: What else ``load`` takes.
 
+    Example:
+        >>> describe = pipeline("caption", folder, device="cpu")
+        >>> describe(picture, min_length=2, max_length=3).score < 0
+        True
+
     Raises:
         UsageError: If the task is unknown, or the model cannot do it.
         ModelError: If the model cannot be loaded.
