@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openmplug.models.beams import BeamState
 from openmplug.models.layers import BERT_NORM_EPS, KeyValueCache, KeyValues, PostNormCrossBlock
 from openmplug.models.masks import causal_mask, causal_padding_mask, key_mask
 from openmplug.models.packing import Linear, PackedLinear
@@ -160,17 +161,22 @@ class TextDecoder(nn.Module):
         steps = [LayerStep(self._block(index), layer.keys) for index, layer in enumerate(memory.layers)]
         return DecoderState(memory, [KeyValueCache(rows, max_length, layer.keys) for layer in memory.layers], steps)
 
-    def step(self, ids: Tensor, state: DecoderState, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def step(self, ids: Tensor, state: DecoderState | BeamState, positions: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Add the tokens ids (R, t) to every row and return the states (R, t, D) at their positions.
 
         Args:
             ids: The new tokens.
-            state: What came before; it grows.
+            state: What came before; it grows. Of beams, one token at a time.
             positions: (R, t) where each token stands in its text; default one after the other.
             visible: (R, 1, t, tokens so far + t) bool, which tokens each new one sees; default itself and everything before.
         """
         new, past = ids.shape[1], state.length
         x = self.embeddings(ids, start=past, at=positions)
+        if isinstance(state, BeamState):  # single tokens, without gradients
+            x, seen = x[:, 0], state.visible()
+            for step, keys_values, shared in zip(state.layers, state.memory.layers, state.caches, strict=True):
+                x = step(x, keys_values, state.memory.mask, shared, seen)
+            return x[:, None]
         # What is packed has no gradient, and training has dropout: both go the usual way.
         if new == 1 and visible is None and not self.training and not torch.is_grad_enabled():
             x = x[:, 0]

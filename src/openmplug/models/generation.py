@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openmplug.models.decoder import DecoderMemory, TextDecoder
+from openmplug.models.beams import BeamState
+from openmplug.models.decoder import DecoderMemory, DecoderState, TextDecoder
 
 BEGIN_ID, END_ID = 101, 102  # [CLS] and [SEP] of every BERT vocabulary; hard-coded in the originals
 
@@ -149,7 +150,8 @@ def beam_search(
     check_lengths(decoder, num_beams, min_length, max_length, prompt.shape[1])
     found: list[list[Hypothesis]] = [[] for _ in range(items)]
     live = list(range(items))  # which item each group of beams belongs to
-    state = decoder.start(memory, items, prompt.shape[1] + max_length - 1)
+    capacity = prompt.shape[1] + max_length - 1
+    state: DecoderState | BeamState = decoder.start(memory, items, capacity)
     ids = prompt  # (rows, tokens so far)
     totals = torch.zeros(items, 1, device=device)  # log probability of each beam, (items, beams)
     new = prompt
@@ -187,7 +189,12 @@ def beam_search(
             live = [live[place] for place in going]
             totals = totals[kept]
             rows, new, ids = (x.unflatten(0, (len(flat), num_beams))[kept].flatten(0, 1) for x in (rows, new, ids))
-        if num_beams > 1 or kept is not None:
+        if isinstance(state, BeamState):
+            state.reorder(flat // num_beams, kept)
+        elif num_beams > 1 and not decoder.training:
+            state = BeamState.of(state, num_beams, capacity)
+            state.reorder(torch.zeros_like(flat), kept)  # all continue the one row there was
+        elif num_beams > 1 or kept is not None:
             state.reorder(rows, kept)
     return [sorted(hypotheses, key=lambda one: -one.score)[:num_return] for hypotheses in found]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openmplug.models.beams import BeamCache
 from openmplug.models.layers import Attention, KeyValueCache, KeyValues, PostNormCrossBlock, attend
 from openmplug.models.packing import Linear, add_linear
 
@@ -37,13 +38,25 @@ class LayerStep:
         self.expand = _gelu(feed_forward.expand, like)
         self.contract, self.norm = _sum(feed_forward.contract, like), _norm(feed_forward.norm)
 
-    def __call__(self, x: Tensor, memory: KeyValues, memory_mask: Tensor | None, cache: KeyValueCache) -> Tensor:
-        """Transform one new token of each row, x (R, D), as ``PostNormCrossBlock`` does."""
+    def __call__(
+        self, x: Tensor, memory: KeyValues, memory_mask: Tensor | None, cache: KeyValueCache | BeamCache, visible: Tensor | None = None
+    ) -> Tensor:
+        """Transform one new token of each row, x (R, D), as ``PostNormCrossBlock`` does.
+
+        Args:
+            x: The tokens.
+            memory: What B items attend to, B dividing R.
+            memory_mask: (B, 1, 1, S) or None.
+            cache: The tokens so far; a row has its own, or the beams of an item share theirs.
+            visible: What each row sees of them where they are shared.
+        """
         rows, width = x.shape
         joint = self.project(x).view(rows, 1, 3, self.heads, -1)
         past = cache.append_joint(joint[:, :, 1:])
-        mixed = attend(joint[:, :, 0].transpose(1, 2), past.keys, past.values, None, 0.0)  # (R, N, 1, D/N)
-        x = self.own_norm(self.own_output(mixed.reshape(rows, width), x))
+        groups = past.keys.shape[0]
+        query = joint[:, 0, 0].unflatten(0, (groups, -1)).transpose(1, 2)  # (R, N, 1, D/N) or (B, N, K, D/N)
+        mixed = attend(query, past.keys, past.values, visible, 0.0)
+        x = self.own_norm(self.own_output(mixed.transpose(1, 2).reshape(rows, width), x))
         items = memory.keys.shape[0]
         query = self.query(x).view(items, rows // items, self.heads, -1)  # (B, K, N, D/N)
         mixed = attend(query.transpose(1, 2), memory.keys, memory.values, memory_mask, 0.0)
