@@ -19,22 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from openmplug.batch import Batch, Item, Sample, Tokens
+from openmplug.batch import Batch, Item, Sample
 from openmplug.checkpoints.foreign import TASK_MODULES
 from openmplug.checkpoints.store import save_weights
 from openmplug.config import validate
-from openmplug.data.text import clean_caption
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import EvalTransform, ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
+from openmplug.inference.abilities import embed_images, embed_texts, ground
 from openmplug.inference.pictures import ImageInput, read_image
 from openmplug.inference.results import Answer, Box, Caption, Match
 from openmplug.models.mplug import MPLUG
 from openmplug.tasks import task_around
 from openmplug.tasks.base import Task
-from openmplug.tasks.grounding import BoxWords, GroundingSettings, Letterbox, letterbox, locate
-from openmplug.tasks.retrieval import RetrievalSettings
 from openmplug.tasks.vqa import VQATask
 
 Result = TypeVar("Result")
@@ -304,20 +302,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         """
         self.require("grounding")
         pairs, single = _pairs(images, phrases, "phrases")
-        settings = validate(GroundingSettings, self.config["settings"] if self.name == "grounding" else {}, where="settings")
-        words = BoxWords.of(settings, self.tokenizer)
-        boxes: list[Box] = []
-        for start in range(0, len(pairs), self.batch_size):
-            part = pairs[start : start + self.batch_size]
-            squares: list[tuple[Tensor, Letterbox]] = [letterbox(read_image(image), self.image) for image, _ in part]
-            tokens = self.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(self.device)
-            with self.computing():
-                found, scores = locate(
-                    self.network, torch.stack([one for one, _ in squares]).to(self.device), tokens.ids, tokens.mask, words
-                )
-            for box, score, (_, way_back) in zip(found.cpu(), scores.tolist(), squares, strict=True):
-                left, top, right, bottom = way_back.to_picture(box, self.image.size).tolist()
-                boxes.append(Box(left, top, right, bottom, score))
+        boxes = ground(self, pairs)
         return boxes[0] if single else boxes
 
     def embed_images(self, images: ImageInput | Sequence[ImageInput], batch_size: int | None = None) -> NDArray[np.float32]:
@@ -331,14 +316,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             DataError: If a picture cannot be read.
         """
         self.require("retrieval")
-        many = _as_list(images)
-        rows = []
-        for start in range(0, len(many), batch_size or self.batch_size):
-            part = many[start : start + (batch_size or self.batch_size)]
-            pixels = torch.stack([self.transform(read_image(image)) for image in part]).to(self.device)
-            with self.computing():
-                rows.append(self.network.contrastive.vision_features(self.network.encode_images(pixels)).float().cpu())
-        return self._stacked(rows, images)
+        found = embed_images(self, _as_list(images), batch_size or self.batch_size)
+        return found if _is_list(images) else found[0]
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed texts for search, cleaned and cut as in evaluation.
@@ -349,21 +328,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         Raises:
             UsageError: If the model was not trained to match.
         """
-        settings = self.task_for("retrieval").settings
-        assert isinstance(settings, RetrievalSettings)
-        tokens = self.tokenizer([clean_caption(text, settings.max_words) for text in _as_list(texts)] or [""], settings.max_text_length)
-        lengths = tokens.mask.sum(dim=1)
-        found = torch.empty(len(lengths), self.network.config.embed_dim)
-        for positions in lengths.argsort(stable=True).split(batch_size or self.batch_size):
-            width = int(lengths[positions].max())
-            part = Tokens(tokens.ids[positions, :width], tokens.mask[positions, :width]).to(self.device)
-            with self.computing():
-                found[positions] = self.network.contrastive.text_features(self.network.encode_text(part.ids, part.mask)).float().cpu()
-        return self._stacked([found] if _as_list(texts) else [], texts)
-
-    def _stacked(self, rows: list[Tensor], given: Any) -> NDArray[np.float32]:
-        found = torch.cat(rows).numpy() if rows else np.empty((0, self.network.config.embed_dim), np.float32)
-        return found if _is_list(given) else found[0]
+        found = embed_texts(self, _as_list(texts), batch_size or self.batch_size)
+        return found if _is_list(texts) else found[0]
 
     # ---------------------------------------------------------------------------------------------------------------- batches
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from openmplug.checkpoints.adapters import folder_hash, holds_adapters
 from openmplug.checkpoints.folder import file_hash, find_folder, is_ours
-from openmplug.checkpoints.foreign import find_checkpoint
+from openmplug.checkpoints.locating import find_checkpoint
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, open_tensors, read_config
 from openmplug.device import choose_device, choose_precision
 from openmplug.errors import UsageError

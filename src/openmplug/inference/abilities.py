@@ -1,0 +1,67 @@
+"""What a model does besides running a task's own batches: boxes in a picture's pixels, and vectors for search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openmplug.batch import Tokens
+from openmplug.config import validate
+from openmplug.data.text import clean_caption
+from openmplug.inference.pictures import ImageInput, read_image
+from openmplug.inference.results import Box
+from openmplug.tasks.grounding import BoxWords, GroundingSettings, letterbox, locate
+from openmplug.tasks.retrieval import RetrievalSettings
+
+if TYPE_CHECKING:
+    from openmplug.inference.model import Model
+
+
+def ground(model: Model, pairs: Sequence[tuple[ImageInput, str | None]]) -> list[Box]:
+    """Find what each phrase names in its picture; see ``Model.ground``."""
+    settings = validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
+    words = BoxWords.of(settings, model.tokenizer)
+    boxes: list[Box] = []
+    for start in range(0, len(pairs), model.batch_size):
+        part = pairs[start : start + model.batch_size]
+        squares = [letterbox(read_image(image), model.image) for image, _ in part]
+        tokens = model.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(model.device)
+        pixels = torch.stack([one for one, _ in squares]).to(model.device)
+        with model.computing():
+            found, scores = locate(model.network, pixels, tokens.ids, tokens.mask, words)
+        for box, score, (_, way_back) in zip(found.float().cpu(), scores.tolist(), squares, strict=True):
+            left, top, right, bottom = way_back.to_picture(box, model.image.size).tolist()
+            boxes.append(Box(left, top, right, bottom, score))
+    return boxes
+
+
+def embed_images(model: Model, images: Sequence[ImageInput], batch_size: int) -> NDArray[np.float32]:
+    """Embed pictures to (n, E); see ``Model.embed_images``."""
+    rows = [torch.empty(0, model.network.config.embed_dim)]
+    for start in range(0, len(images), batch_size):
+        pixels = torch.stack([model.transform(read_image(image)) for image in images[start : start + batch_size]]).to(model.device)
+        with model.computing():
+            rows.append(model.network.contrastive.vision_features(model.network.encode_images(pixels)).float().cpu())
+    return torch.cat(rows).numpy()
+
+
+def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """Embed texts to (n, E), shorter ones first and put back in order; see ``Model.embed_texts``."""
+    settings = model.task_for("retrieval").settings
+    assert isinstance(settings, RetrievalSettings)
+    found: Tensor = torch.empty(len(texts), model.network.config.embed_dim)
+    if not texts:
+        return found.numpy()
+    tokens = model.tokenizer([clean_caption(text, settings.max_words) for text in texts], settings.max_text_length)
+    lengths = tokens.mask.sum(dim=1)
+    for positions in lengths.argsort(stable=True).split(batch_size):
+        width = int(lengths[positions].max())
+        part = Tokens(tokens.ids[positions, :width], tokens.mask[positions, :width]).to(model.device)
+        with model.computing():
+            found[positions] = model.network.contrastive.text_features(model.network.encode_text(part.ids, part.mask)).float().cpu()
+    return found.numpy()
