@@ -13,7 +13,7 @@ from PIL import Image
 
 from openmplug import __version__
 from openmplug.checkpoints.folder import file_hash, find_folder
-from openmplug.checkpoints.foreign import find_checkpoint
+from openmplug.checkpoints.locating import find_checkpoint
 from openmplug.data.images import PICTURE_SUFFIXES, decode_image
 from openmplug.errors import DataError, UsageError
 from openmplug.inference.journal import Journal
