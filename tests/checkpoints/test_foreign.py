@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,20 @@ def test_verify_sees_changed_and_broken_weights(tmp_path: Path, state: dict[str,
     broken = write_original(tmp_path / "nan", {**state, "temp": torch.tensor(torch.nan)})
     with pytest.raises(ModelError, match="infinities or NaN"):
         verify(broken)
+
+
+def test_berts_words_without_a_network(tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_original(tmp_path / "source", state)
+    (tmp_path / "source" / "vocab.txt").unlink()
+
+    def no_network(*_: object) -> None:
+        raise OSError("name not known")
+
+    monkeypatch.setattr("openmplug.checkpoints.convert.getaddrinfo", no_network)
+    monkeypatch.setattr("openmplug.checkpoints.convert.getproxies", dict)
+    monkeypatch.setattr("openmplug.checkpoints.convert.VOCABULARY_SIZE", len(VOCABULARY))
+    began = time.monotonic()
+    # Where the machine has BERT's words in its cache they are found, and do not fit this model.
+    with pytest.raises(ModelError, match=r"put it beside the file \(of bert-base-uncased\)|has 30,522 words, the model 120"):
+        words_of(open_foreign(source))
+    assert time.monotonic() - began < 20  # the library alone tries for half a minute

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from socket import getaddrinfo
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from openmplug.checkpoints.folder import export_original, find_folder, is_ours, write_foreign
 from openmplug.checkpoints.foreign import Foreign, Options, open_foreign
@@ -29,9 +32,10 @@ def words_of(foreign: Foreign, given: Path | None = None) -> Tokenizer | None:
     if path is None and foreign.config.vocab_size == VOCABULARY_SIZE:
         path = _from_hub()
     if path is None:
+        which = " (of bert-base-uncased)" if foreign.config.vocab_size == VOCABULARY_SIZE else ""
         raise ModelError(
             f"'{foreign.source}' comes without vocab.txt, and the model's {foreign.config.vocab_size:,} words cannot be read without it;"
-            f" give --vocab FILE{' (bert-base-uncased, 30,522 lines)' if foreign.config.vocab_size == VOCABULARY_SIZE else ''}"
+            f" put it beside the file{which}, or give --vocab FILE to openmplug models convert"
         )
     tokenizer = Tokenizer.from_vocab_file(path)
     if tokenizer.vocab_size != foreign.config.vocab_size:
@@ -42,11 +46,17 @@ def words_of(foreign: Foreign, given: Path | None = None) -> Tokenizer | None:
 
 
 def _from_hub() -> Path | None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    host = urlsplit(constants.ENDPOINT).hostname
     try:
-        return Path(hf_hub_download(VOCABULARY_REPO, "vocab.txt", etag_timeout=5))
+        # The library tries for half a minute where there is no network; a name that is not found says so at once.
+        offline = not getproxies() and not getaddrinfo(host, 443)
+    except OSError:
+        offline = True
+    try:
+        return Path(hf_hub_download(VOCABULARY_REPO, "vocab.txt", etag_timeout=5, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return None  # no network and nothing cached: the caller says what to give
 
