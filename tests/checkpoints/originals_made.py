@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openmplug.checkpoints.folder import export_original
+from openmplug.checkpoints.export import export_original
 from openmplug.checkpoints.store import save_weights
 from openmplug.models.mplug import MODULES
 from tiny_models import tiny_model

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from openmplug.checkpoints.folder import export_original, find_folder, is_ours, write_foreign
+from openmplug.checkpoints.export import export_original
+from openmplug.checkpoints.folder import find_folder, is_ours, write_foreign
 from openmplug.checkpoints.foreign import Foreign, Options, open_foreign
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import ModelError, UsageError

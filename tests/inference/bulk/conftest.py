@@ -13,7 +13,7 @@ def place(pictures: list[Path], tmp_path: Path) -> Path:
     """A folder with pictures at two depths and something that is none."""
     folder = tmp_path / "place"
     (folder / "deep").mkdir(parents=True)
-    for source, name in zip(pictures, ("b.png", "a.png", "deep/c.png"), strict=False):
+    for source, name in zip(pictures[:3], ("b.png", "a.png", "deep/c.png"), strict=True):
         shutil.copy(source, folder / name)
     (folder / "notes.txt").write_text("no picture")
     return folder
