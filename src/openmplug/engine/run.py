@@ -20,7 +20,7 @@ from openmplug.data.readers import Split
 from openmplug.data.splits import read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
-from openmplug.device import choose_device, choose_precision, flushed_denormals
+from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "data.workers",
     "data.on_error",
     "run.device",
+    "run.threads",
     "run.log_every",
     "run.save_every_minutes",
     "run.save_every_steps",
@@ -75,7 +76,7 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
         ModelError: If weights do not fit or a loss is not finite.
         EnvironmentProblem: If memory or disk run out, or the device is not there.
     """
-    with flushed_denormals():
+    with flushed_denormals(), limited_threads(config.run.threads):
         return _train(config, Path(output), resume, choose_device(device or config.run.device), quiet)
 
 
@@ -286,7 +287,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
     loader = _evaluation_loader(config, task, split.samples, split.images, EvalTransform(image))
     display = Display(quiet=quiet)
     try:
-        with display.bar(f"evaluate {split.name}", len(split.samples)) as advance:
+        with limited_threads(config.run.threads), display.bar(f"evaluate {split.name}", len(split.samples)) as advance:
             evaluation = evaluate_task(task, loader, device=target, precision=precision, on_error=config.data.on_error, advance=advance)
     finally:
         display.close()
