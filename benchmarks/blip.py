@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from transformers import BlipConfig, BlipForConditionalGeneration, __version__
 
+from openmplug.models.families import named_config
 from openmplug.models.generation import beam_search
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUG
 from openmplug.models.precision import cast_for_inference
 
 BEAMS = 5
@@ -47,7 +48,7 @@ def build_blip(size: str, image_size: int) -> Any:
 
 def build_ours(size: str, image_size: int) -> MPLUG:
     layers = {"vision_layers": 1, "decoder_layers": 1} if size == "tiny" else {}
-    model = MPLUG(MPLUGConfig.named("mplug-base", image_size=image_size, **layers), ("vision", "decoder"))
+    model = MPLUG(named_config("mplug-base", image_size=image_size, **layers), ("vision", "decoder"))
     return cast_for_inference(model.eval(), torch.float32)
 
 

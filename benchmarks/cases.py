@@ -11,8 +11,9 @@ import torch
 from plain import plain_beam_search, plain_match, plain_rank
 from torch import Tensor
 
+from openmplug.models.families import named_config
 from openmplug.models.generation import BEGIN_ID, END_ID, beam_search
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUG
 from openmplug.models.ranking import AnswerTrie, rank_with_trie
 from openmplug.tasks.reranking import Encoded, image_to_text
 
@@ -55,7 +56,7 @@ class Case:
 def build_model(size: str, seed: int) -> MPLUG:
     torch.manual_seed(seed)
     overrides = {"image_size": 224} if size == "mplug-base" else {}
-    return MPLUG(MPLUGConfig.named(size, **overrides), MODULES).eval()
+    return MPLUG(named_config(size, **overrides), MODULES).eval()
 
 
 # ------------------------------------------------------------------------------------------------------------------ made-up words

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openmplug.models.decoder import TextDecoder
-from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUG, MPLUGConfig
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -55,7 +55,7 @@ def randomise(module: M, seed: int = 0, std: float = 0.3) -> M:
     return module.eval()
 
 
-def tiny_model(modules: Collection[str] = MODULES, seed: int = 0, **overrides: Any) -> MPLUG:
+def tiny_model(modules: Collection[str] | None = None, seed: int = 0, **overrides: Any) -> MPLUG:
     """Build a tiny model with random weights, in eval mode."""
     model = randomise(MPLUG(tiny_config(**overrides), modules), seed)
     if hasattr(model, "contrastive"):

@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from openmplug.inference.pipelines import Pipeline, pipeline
     from openmplug.inference.results import Answer, Box, Caption, Match
     from openmplug.models.mplug import MPLUG, MPLUGConfig
+    from openmplug.models.mplug2 import MPLUG2, MPLUG2Config
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MPLUG",
+    "MPLUG2",
     "Answer",
     "Box",
     "Caption",
     "DataError",
     "EnvironmentProblem",
+    "MPLUG2Config",
     "MPLUGConfig",
     "Match",
     "Model",
@@ -68,6 +71,7 @@ _HOMES = {
     "inference.pipelines": ("Pipeline", "pipeline"),
     "inference.results": ("Answer", "Box", "Caption", "Match"),
     "models.mplug": ("MPLUG", "MPLUGConfig"),
+    "models.mplug2": ("MPLUG2", "MPLUG2Config"),
 }
 _HOME_OF = {name: f"openmplug.{home}" for home, names in _HOMES.items() for name in names}
 

@@ -13,6 +13,7 @@ from openmplug.checkpoints.store import save_weights
 from openmplug.models.mplug import MODULES
 from tiny_models import tiny_model
 
+PARTS = tuple(name for name in MODULES if name != "classification")  # the originals have no such head
 VOCABULARY = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
 SIZES = {"vision_width": 64, "vision_heads": 1, "vocab_size": len(VOCABULARY)}
 CONFIG = """{"num_attention_heads": 4, "fusion_layers": 3, "stride_layer": 2,
@@ -20,7 +21,7 @@ CONFIG = """{"num_attention_heads": 4, "fusion_layers": 3, "stride_layer": 2,
 """What no shape tells: with three fusion layers, a stride of 2 connects none but layer 2."""
 
 
-def original_state(modules: Collection[str] = MODULES, folder: Path | None = None, seed: int = 0) -> dict[str, Tensor]:
+def original_state(modules: Collection[str] = PARTS, folder: Path | None = None, seed: int = 0) -> dict[str, Tensor]:
     """Return a state dict under the originals' names, its dead keys included."""
     assert folder is not None
     model = tiny_model(modules, seed, connected_layers=(2,), **SIZES)

@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from openmplug.errors import UsageError
+from openmplug.models.families import named_config
 from openmplug.models.fusion import ConnectedLayer
 from openmplug.models.layers import PostNormCrossBlock
-from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUG, MPLUGConfig
 from openmplug.tasks import TASKS
 from tiny_models import random_ids, right_padded, tiny_config, tiny_model
 
 SIZES = ("mplug-tiny", "mplug-small", "mplug-base", "mplug-large", "mplug-huge")
 
 
-def on_meta(name: str, modules: tuple[str, ...] = MODULES) -> MPLUG:
+def on_meta(name: str, modules: tuple[str, ...] | None = None) -> MPLUG:
     with torch.device("meta"):
-        return MPLUG(MPLUGConfig.named(name), modules)
+        return MPLUG(named_config(name), modules)
 
 
 def millions(model: MPLUG) -> float:
@@ -34,7 +35,7 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_named_size_is_built(name: str) -> None:
-    config, model = MPLUGConfig.named(name), on_meta(name)
+    config, model = named_config(name), on_meta(name)
     assert config.name == name
     assert hasattr(model, "vision_projection") == (config.vision_width != config.width)
     connected = tuple(number for number, layer in enumerate(model.fusion.layers) if isinstance(layer, ConnectedLayer))
@@ -42,15 +43,15 @@ def test_every_named_size_is_built(name: str) -> None:
 
 
 def test_base_connects_layer_3_and_large_connects_none() -> None:
-    assert MPLUGConfig.named("mplug-base").connected_layers == (3,)
-    assert MPLUGConfig.named("mplug-large").connected_layers == ()
-    assert MPLUGConfig() == MPLUGConfig.named("mplug-base")
+    assert named_config("mplug-base").connected_layers == (3,)
+    assert named_config("mplug-large").connected_layers == ()
+    assert MPLUGConfig() == named_config("mplug-base")
 
 
 def test_single_values_of_a_named_size_can_be_replaced() -> None:
-    config = MPLUGConfig.named("mplug-base", image_size=384, dropout=0.0)
+    config = named_config("mplug-base", image_size=384, dropout=0.0)
     assert (config.name, config.image_size, config.dropout, config.width) == ("mplug-base", 384, 0.0, 768)
-    assert MPLUGConfig.named(**config.model_dump()) == config
+    assert named_config(**config.model_dump()) == config
 
 
 @pytest.mark.parametrize(
@@ -123,12 +124,12 @@ def test_matching_reads_the_class_token_of_the_text() -> None:
 
 def test_unknown_size_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'mplug-bass'.*did you mean 'mplug-base'\?"):
-        MPLUGConfig.named("mplug-bass")
+        named_config("mplug-bass")
 
 
 def test_unknown_size_far_from_any_lists_them_all() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'gpt'.*mplug-tiny.*mplug-large"):
-        MPLUGConfig.named("gpt")
+        named_config("gpt")
 
 
 def test_unknown_module_is_refused() -> None:

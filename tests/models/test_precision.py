@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from openmplug.models import packing, precision
+from openmplug.models.families import named_config
 from openmplug.models.generation import beam_search, next_words, sample
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUG
 from openmplug.models.pairing import PairFusion
 from openmplug.models.precision import LinearSeconds, bf16_pays, cast_for_inference, choose_inference_dtype, measure_linear
 from openmplug.models.ranking import rank_answers
@@ -104,7 +105,7 @@ def test_best_words_are_ordered_by_fp32_scores(forbidden: int | None) -> None:
 @needs_bf16
 def test_large_bf16_layers_are_packed_and_give_the_same_numbers() -> None:
     torch.manual_seed(0)
-    config = MPLUGConfig.named(
+    config = named_config(
         "mplug-base",
         image_size=32,
         vision_layers=1,

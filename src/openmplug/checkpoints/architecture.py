@@ -16,8 +16,9 @@ from typing import Any
 
 from openmplug.config import read_yaml
 from openmplug.errors import ModelError
+from openmplug.models.families import SIZES, named_config
 from openmplug.models.fusion import connected_layers
-from openmplug.models.mplug import MODULES, SIZES, MPLUGConfig
+from openmplug.models.mplug import MODULES, MPLUGConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -96,7 +97,7 @@ def find_modules(shapes: Shapes) -> tuple[str, ...]:
         "contrastive": any(key.startswith(("vision_proj.", "text_proj.")) or key == "temp" for key in shapes),
         "matching": any(key.startswith("itm_head.") for key in shapes),
     }
-    return tuple(name for name in MODULES if there[name])
+    return tuple(name for name in MODULES if there.get(name))
 
 
 def describe(shapes: Shapes, hints: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Description:
@@ -193,7 +194,7 @@ def _published(sizes: Mapping[str, Any], modules: tuple[str, ...], depth: int) -
     }
     fields = [name for module in modules for name in compared.get(module, ())]
     for size in ("mplug-base", "mplug-large"):
-        published = MPLUGConfig.named(size)
+        published = named_config(size)
         # Their fusion stacks are BERT-base's twelve layers, like their decoders.
         if "fusion" in modules and depth != published.decoder_layers:
             continue
@@ -233,7 +234,7 @@ def _unseen(
         elif name is None:
             asked.append("fusion_layers")
         else:
-            found["fusion_layers"] = MPLUGConfig.named(name).fusion_layers
+            found["fusion_layers"] = named_config(name).fusion_layers
     if "fusion" in modules and "connected_layers" not in given:
         layers = int(given.get("fusion_layers", found.get("fusion_layers", 0)))
         if "stride_layer" in hints:

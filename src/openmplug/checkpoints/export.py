@@ -16,6 +16,7 @@ from openmplug.checkpoints.keymap import KeyMap
 from openmplug.checkpoints.originals import TEMPERATURE, mplug_keymap
 from openmplug.checkpoints.store import open_tensors, read_config, read_weights
 from openmplug.errors import ModelError
+from openmplug.models.families import saved_config
 from openmplug.models.mplug import MPLUGConfig
 
 
@@ -96,7 +97,7 @@ def keymap_of(config: MPLUGConfig, modules: Collection[str]) -> KeyMap:
 
 
 def _canonical(ours: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    sizes = MPLUGConfig(**config["model"])
+    sizes = saved_config(config)
     keymap = keymap_of(sizes, config.get("modules", ()))
     state: dict[str, Tensor] = {}
     for name, tensor in ours.items():

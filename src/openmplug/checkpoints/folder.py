@@ -21,7 +21,7 @@ from openmplug.checkpoints.store import CONFIG, WEIGHTS, model_hash, read_config
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
 from openmplug.errors import ModelError
-from openmplug.models.mplug import MPLUG
+from openmplug.models.families import architecture_of, build_network
 
 VOCABULARY = "vocab.txt"
 UNUSED = "unused.safetensors"
@@ -41,7 +41,7 @@ def foreign_config(foreign: Foreign) -> dict[str, Any]:
         # The released evaluation normalises by ImageNet's statistics although training used CLIP's.
         image |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {
-        "architecture": "mplug",
+        "architecture": architecture_of(foreign.config),
         "model": foreign.config.model_dump(mode="json"),
         "modules": list(foreign.modules),
         "task": foreign.task,
@@ -92,7 +92,7 @@ def write_foreign(foreign: Foreign, target: Path, tokenizer: Tokenizer | None, k
 
 def _names(foreign: Foreign) -> list[str]:
     with torch.device("meta"):
-        return list(MPLUG(foreign.config, foreign.modules).state_dict())
+        return list(build_network(foreign.config, foreign.modules).state_dict())
 
 
 def drawn_weights(foreign: Foreign, seed: int = 0) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def drawn_weights(foreign: Foreign, seed: int = 0) -> dict[str, Tensor]:
         return {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = MPLUG(foreign.config, foreign.modules).state_dict()
+        state = build_network(foreign.config, foreign.modules).state_dict()
     return {name: state[name].clone() for name in foreign.new}
 
 

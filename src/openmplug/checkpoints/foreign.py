@@ -23,7 +23,8 @@ from openmplug.checkpoints.originals import QUEUE, THEIR_TEMPERATURE, final_name
 from openmplug.checkpoints.store import check_keys
 from openmplug.checkpoints.torch_files import TorchFile, read_torch_file
 from openmplug.errors import ModelError
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.families import build_network, named_config
+from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.vision import resize_positions
 
 TASK_MODULES = {
@@ -147,7 +148,7 @@ _ANY_SIZE = ("image_size", "vocab_size", "max_positions", "embed_dim", "vision_d
 def _named_size(size: str | None) -> dict[str, Any]:
     if size is None:
         return {}
-    config = MPLUGConfig.named(size)
+    config = named_config(size)
     told = {name: value for name, value in config.model_dump().items() if name not in _ANY_SIZE}
     return {**told, "name": size}
 
@@ -240,7 +241,7 @@ def _assemble(
     tensors, mapped, unused, unknown = _map_keys(state, names, keymap, options.ignore)
     tied = _check_tied(state, names, unused, found.file)
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in MPLUG(config, modules).state_dict().items()}
+        shapes = {key: tuple(value.shape) for key, value in build_network(config, modules).state_dict().items()}
     allowed = list(options.allow_missing)
     if origin == "bert":
         allowed.append("*crossattention*")

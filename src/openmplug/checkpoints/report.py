@@ -13,7 +13,8 @@ from openmplug.checkpoints.foreign import TASK_MODULES, Options, open_foreign
 from openmplug.checkpoints.store import read_config
 from openmplug.config import did_you_mean
 from openmplug.errors import ModelError, UsageError
-from openmplug.models.mplug import MODULES, MPLUG, SIZES, MPLUGConfig
+from openmplug.models.families import SIZES, build_network, named_config, saved_config
+from openmplug.models.mplug import MPLUGConfig
 
 RELEASED = (
     ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind"),
@@ -28,9 +29,9 @@ RELEASED = (
 """Name, size, task and origin of weights that others published."""
 
 
-def _parts(config: MPLUGConfig, modules: tuple[str, ...]) -> list[dict[str, Any]]:
+def _parts(config: MPLUGConfig, modules: tuple[str, ...] | None) -> list[dict[str, Any]]:
     with torch.device("meta"):
-        state = MPLUG(config, modules).state_dict()
+        state = build_network(config, modules).state_dict()
     parts: dict[str, list[int]] = {}
     for name, tensor in state.items():
         parts.setdefault(name.split(".")[0], []).append(tensor.numel())
@@ -56,9 +57,9 @@ def size_rows() -> list[dict[str, Any]]:
     """Return one row for each named size."""
     rows = []
     for name in SIZES:
-        config = MPLUGConfig.named(name)
+        config = named_config(name)
         with torch.device("meta"):
-            count = sum(tensor.numel() for tensor in MPLUG(config).state_dict().values())
+            count = sum(tensor.numel() for tensor in build_network(config).state_dict().values())
         rows.append(
             {
                 "name": name,
@@ -88,7 +89,7 @@ def describe_model(name: str, task: str | None = None, options: Options | None =
     if task is not None and task not in TASK_MODULES:
         raise UsageError(f"unknown task '{task}'{did_you_mean(task, TASK_MODULES)} (one of {', '.join(TASK_MODULES)})")
     if name in SIZES:
-        config, modules = MPLUGConfig.named(name), TASK_MODULES[task] if task else MODULES
+        config, modules = named_config(name), TASK_MODULES[task] if task else None
         return {"kind": "size", "task": task, "model": config.model_dump(mode="json"), "parts": _parts(config, modules), "notes": []}
     path = Path(name).expanduser()
     if not path.exists():
@@ -96,7 +97,7 @@ def describe_model(name: str, task: str | None = None, options: Options | None =
     folder = find_folder(path)
     if is_ours(folder):
         content = read_config(folder)
-        config, modules = MPLUGConfig(**content["model"]), tuple(content["modules"])
+        config, modules = saved_config(content), tuple(content["modules"])
         origin = "converted, see origin.json" if (folder / ORIGIN).is_file() else "trained here"
         return {
             "kind": "folder",

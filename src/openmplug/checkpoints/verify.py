@@ -16,7 +16,7 @@ from openmplug.checkpoints.foreign import Options, open_foreign
 from openmplug.checkpoints.store import WEIGHTS, check_keys, model_hash, open_tensors, read_config, read_shapes, read_weights
 from openmplug.checkpoints.torch_files import read_torch_file
 from openmplug.errors import ModelError
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.families import build_network, saved_config
 
 
 def verify(path: Path, against: Path | None = None, options: Options | None = None) -> dict[str, Any]:
@@ -45,12 +45,12 @@ def verify(path: Path, against: Path | None = None, options: Options | None = No
         return {"origin": foreign.origin, "mapped": len(foreign.mapped), "unused": len(foreign.unused), "new": foreign.new}
     config = read_config(folder)
     if holds_adapters(folder):
-        model = MPLUG(MPLUGConfig(**config["model"]), config["modules"])
+        model = build_network(saved_config(config), config["modules"])
         load_folder(folder, model)
         _finite(model.state_dict(), str(folder))
         return {"origin": "adapters, merged into their base", "tensors": len(model.state_dict()), "sha256": folder_hash(folder)}
     with torch.device("meta"):
-        expected = MPLUG(MPLUGConfig(**config["model"]), config["modules"]).state_dict()
+        expected = build_network(saved_config(config), config["modules"]).state_dict()
     check_keys(read_shapes(folder / WEIGHTS), {name: tuple(value.shape) for name, value in expected.items()}, str(folder / WEIGHTS))
     tensors = read_weights(folder)
     _finite(tensors, str(folder / WEIGHTS))

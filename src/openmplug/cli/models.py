@@ -40,12 +40,12 @@ def _options(
     from openmplug.checkpoints.foreign import Options
     from openmplug.config import apply_overrides, did_you_mean
     from openmplug.errors import UsageError
-    from openmplug.models.mplug import MPLUGConfig
+    from openmplug.models.mplug2 import MPLUG2Config
 
     architecture = apply_overrides({}, fields or [])
     for name in architecture:
-        if name not in MPLUGConfig.model_fields:
-            raise UsageError(f"unknown size '{name}'{did_you_mean(name, MPLUGConfig.model_fields)}; see: openmplug models show mplug-base")
+        if name not in MPLUG2Config.model_fields:
+            raise UsageError(f"unknown size '{name}'{did_you_mean(name, MPLUG2Config.model_fields)}; see: openmplug models show mplug-base")
     return Options(task, size, image_size, architecture, tuple(configs or ()), tuple(allow_missing or ()), tuple(ignore or ()))
 
 

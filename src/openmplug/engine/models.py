@@ -24,6 +24,7 @@ from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import Display
 from openmplug.engine.trainer import BEST, LAST
 from openmplug.errors import ModelError
+from openmplug.models.families import architecture_of, saved_config
 from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
 
@@ -85,7 +86,7 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
 def write_model(folder: Path, task: Task, name: str, image: ImageSettings, adapters: AdapterRecord | None = None) -> None:
     """Write what a trained folder holds: weights, or adapters and where their base is; configuration; vocabulary."""
     config = {
-        "architecture": "mplug",
+        "architecture": architecture_of(task.model.config),
         "model": task.model.config.model_dump(mode="json"),
         "modules": list(task.model.modules_built),
         "task": name,
@@ -136,6 +137,12 @@ def load_task(
     config, tokenizer = read_folder(folder)
     if config["task"] is None:
         raise ModelError(f"'{folder}' was trained for no task in particular; convert it with --task, or start from it with init_from")
-    task = build_task(config["task"], config["model"], tokenizer, {**config["settings"], **(settings or {})})
+    task = build_task(
+        config["task"],
+        saved_config(config),
+        tokenizer,
+        {**config["settings"], **(settings or {})},
+        clips="temporal" in config["modules"],
+    )
     load_folder(folder, task.model, base)
     return task.to(device).eval(), config

@@ -40,6 +40,8 @@ class LoopSettings(Settings):
     Args:
         device: ``auto`` takes a CUDA GPU, then Apple's, then the CPU.
         precision: Autocast type; ``auto`` is bf16 on a CUDA GPU that has it and fp32 elsewhere.
+        threads: Of the CPU's computing; None leaves it to torch. The smallest models are faster with one: to wake the others costs
+            more than they help, several times over where something else runs (docs/log.md).
         log_every: Optimizer steps between two lines of ``metrics.jsonl``.
         validate_every: Epochs between two validations; 0 never validates.
         validate_limit: Validate on the first this many records only; None takes the whole split.
@@ -55,6 +57,7 @@ class LoopSettings(Settings):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: int | None = Field(None, ge=1)
     log_every: int = Field(50, ge=1)
     validate_every: int = Field(1, ge=0)
     validate_limit: int | None = Field(None, ge=1)
@@ -63,7 +66,7 @@ class LoopSettings(Settings):
     max_steps: int | None = Field(None, ge=1)
     max_minutes: float | None = Field(None, gt=0)
     evaluate_batch_size: int | None = Field(None, ge=1)
-    gradient_checkpointing: bool | tuple[Literal["vision", "text", "fusion", "decoder"], ...] = False
+    gradient_checkpointing: bool | tuple[Literal["vision", "text", "universal", "fusion", "decoder"], ...] = False
     curves: bool = True
 
 
@@ -152,6 +155,7 @@ def model_config(fields: Mapping[str, Any]) -> MPLUGConfig:
     Raises:
         UsageError: Unknown size, unknown or ill-typed field, or fields that contradict each other.
     """
-    from openmplug.models.mplug import MPLUGConfig
+    from openmplug.models.families import named_config
 
-    return validate(MPLUGConfig, {**MPLUGConfig.named(fields["name"]).model_dump(), **fields}, where="model")
+    size = named_config(fields["name"])
+    return validate(type(size), {**size.model_dump(), **fields}, where="model")

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from openmplug.models.layers import KeyValueCache
 
-STACKS = ("vision", "text", "fusion", "decoder")
+STACKS = ("vision", "text", "universal", "fusion", "decoder")
 """The parts of a model that are stacks of layers."""
 
 

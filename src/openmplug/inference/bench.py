@@ -17,8 +17,9 @@ from torch import Tensor
 
 from openmplug.errors import UsageError
 from openmplug.inference.loading import load
+from openmplug.models.families import SIZES, build_network, named_config
 from openmplug.models.generation import beam_search
-from openmplug.models.mplug import MODULES, MPLUG, SIZES, MPLUGConfig
+from openmplug.models.network import Network
 from openmplug.models.packing import bf16_on_cpu
 from openmplug.models.precision import cast_for_inference
 from openmplug.models.ranking import AnswerTrie, rank_with_trie
@@ -81,7 +82,7 @@ class Speed:
     peak_memory_mib: float | None
 
 
-def open_model(name: str, device: torch.device) -> MPLUG:
+def open_model(name: str, device: torch.device) -> Network:
     """Build a named size with random weights, or load a trained folder.
 
     Raises:
@@ -92,10 +93,10 @@ def open_model(name: str, device: torch.device) -> MPLUG:
     if name not in SIZES:
         raise UsageError(f"'{name}' is neither a folder nor a known size; sizes: {', '.join(SIZES)}")
     torch.manual_seed(0)
-    return MPLUG(MPLUGConfig.named(name), MODULES).to(device).eval()
+    return build_network(named_config(name)).to(device).eval()
 
 
-def possible_work(model: MPLUG, wanted: Sequence[str]) -> list[str]:
+def possible_work(model: Network, wanted: Sequence[str]) -> list[str]:
     """Return which kinds of work the model has the modules for, of those wanted (empty = all).
 
     Raises:
@@ -117,7 +118,7 @@ def dtypes_of(device: torch.device) -> list[str]:
     return ["fp32", "bf16"] if has_bf16() else ["fp32"]
 
 
-def measure(model: MPLUG, work: Sequence[str], dtypes: Sequence[str], amount: Load) -> Iterator[Speed]:
+def measure(model: Network, work: Sequence[str], dtypes: Sequence[str], amount: Load) -> Iterator[Speed]:
     """Measure each kind of work in each type, one result at a time.
 
     The model is cast in place and ends in the last type; its module names stay those of ``possible_work``.
@@ -168,18 +169,18 @@ def _wait(device: torch.device) -> None:
 # ---------------------------------------------------------------------------------------------------------------------- the work
 
 
-def _pictures(model: MPLUG, count: int) -> Tensor:
+def _pictures(model: Network, count: int) -> Tensor:
     side = model.config.image_size
     return torch.randn(count, 3, side, side, device=next(model.parameters()).device)
 
 
-def _words(model: MPLUG, rows: int, length: int) -> tuple[Tensor, Tensor]:
+def _words(model: Network, rows: int, length: int) -> tuple[Tensor, Tensor]:
     vocab = model.config.vocab_size
     ids = torch.randint(vocab // 2, vocab, (rows, length), device=next(model.parameters()).device)
     return ids, torch.ones_like(ids, dtype=torch.bool)
 
 
-def _caption(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
+def _caption(model: Network, amount: Load) -> tuple[Callable[[], object], int, str]:
     images, tokens = _pictures(model, amount.pictures), min(amount.caption_tokens, model.config.max_positions)
 
     def call() -> object:
@@ -188,7 +189,7 @@ def _caption(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str
     return call, amount.pictures, "captions"
 
 
-def _answer(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
+def _answer(model: Network, amount: Load) -> tuple[Callable[[], object], int, str]:
     images, tokens = _pictures(model, amount.pictures), min(amount.answer_tokens, model.config.max_positions)
     ids, mask = _words(model, amount.pictures, QUESTION_TOKENS)
 
@@ -199,7 +200,7 @@ def _answer(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]
     return call, amount.pictures, "answers"
 
 
-def _rank(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
+def _rank(model: Network, amount: Load) -> tuple[Callable[[], object], int, str]:
     images, (ids, mask) = _pictures(model, 1), _words(model, 1, QUESTION_TOKENS)
     # Answers of one to three words; the longer ones begin with one of a few.
     answers, _ = _words(model, amount.candidates, 5)
@@ -215,7 +216,7 @@ def _rank(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
     return call, amount.candidates, "candidates"
 
 
-def _match(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
+def _match(model: Network, amount: Load) -> tuple[Callable[[], object], int, str]:
     images, (ids, mask) = _pictures(model, 2), _words(model, amount.captions, QUESTION_TOKENS)
 
     def call() -> object:
@@ -226,7 +227,7 @@ def _match(model: MPLUG, amount: Load) -> tuple[Callable[[], object], int, str]:
     return call, 2 * amount.captions, "pairs"
 
 
-_WORK: dict[str, Callable[[MPLUG, Load], tuple[Callable[[], object], int, str]]] = {
+_WORK: dict[str, Callable[[Network, Load], tuple[Callable[[], object], int, str]]] = {
     "caption": _caption,
     "answer": _answer,
     "rank": _rank,

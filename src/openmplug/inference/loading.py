@@ -21,7 +21,9 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.device import choose_device, choose_precision
 from openmplug.errors import ModelError, UsageError
 from openmplug.inference.model import Model
-from openmplug.models.mplug import MPLUG, SIZES, MPLUGConfig
+from openmplug.models.families import SIZES, build_network, saved_config
+from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.network import Network
 from openmplug.models.precision import cast_for_inference, choose_inference_dtype
 from openmplug.models.quantize import quantize as quantize_network
 
@@ -92,16 +94,16 @@ def load(
     words = words_of(foreign, None if vocab is None else Path(vocab))
     if words is None:
         raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
-    network = build_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)}, str(foreign.source))
+    network = fill_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)}, str(foreign.source))
     return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize)
 
 
-def _network_of(folder: Path, config: Mapping[str, Any]) -> MPLUG:
+def _network_of(folder: Path, config: Mapping[str, Any]) -> Network:
     """Build the network of a folder of ours; adapters are merged into the weights they were learned on."""
-    sizes, modules = MPLUGConfig(**config["model"]), config["modules"]
+    sizes, modules = saved_config(config), config["modules"]
     if not holds_adapters(folder):
-        return build_network(sizes, modules, read_weights(folder), str(folder / WEIGHTS))
-    network = MPLUG(sizes, modules)
+        return fill_network(sizes, modules, read_weights(folder), str(folder / WEIGHTS))
+    network = build_network(sizes, modules)
     load_folder(folder, network)
     return network
 
@@ -110,7 +112,7 @@ def _transformers(folder: Path) -> bool:
     return '"model_type"' in (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
 
 
-def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[str, Tensor], where: str) -> MPLUG:
+def fill_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[str, Tensor], where: str) -> Network:
     """Build a network around weights, in float32, without drawing random ones first.
 
     Args:
@@ -123,7 +125,7 @@ def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[
         ModelError: If the weights are not exactly those of the architecture.
     """
     with torch.device("meta"):
-        network = MPLUG(config, modules)
+        network = build_network(config, modules)
     shapes, expected = ({name: tuple(value.shape) for name, value in one.items()} for one in (tensors, network.state_dict()))
     check_keys(shapes, expected, where)
     network.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
@@ -131,7 +133,7 @@ def build_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[
 
 
 def _model(
-    network: MPLUG,
+    network: Network,
     tokenizer: Tokenizer,
     config: Mapping[str, Any],
     task: str | None,

@@ -30,7 +30,7 @@ from openmplug.errors import UsageError
 from openmplug.inference.abilities import embed_images, embed_texts, ground
 from openmplug.inference.pictures import ImageInput, read_image
 from openmplug.inference.results import Answer, Box, Caption, Match
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.tasks import task_around
 from openmplug.tasks.base import Task
 from openmplug.tasks.vqa import VQATask
@@ -90,7 +90,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     """
 
     def __init__(
-        self, network: MPLUG, tokenizer: Tokenizer, content: Mapping[str, Any], device: torch.device, precision: str, batch_size: int = 16
+        self, network: Network, tokenizer: Tokenizer, content: Mapping[str, Any], device: torch.device, precision: str, batch_size: int = 16
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")

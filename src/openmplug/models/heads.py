@@ -1,4 +1,4 @@
-"""Heads for retrieval: the contrastive projections with their temperature, and the matching classifier."""
+"""Heads: the contrastive projections with their temperature, the matching classifier, the classifier of labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openmplug.models.layers import BERT_NORM_EPS
 from openmplug.models.text import init_bert
 
 
@@ -46,3 +47,22 @@ class MatchingHead(nn.Module):
     def forward(self, fused_text: Tensor) -> Tensor:
         """Classify (B, T, D) to (B, 2)."""
         return self.linear(fused_text[:, 0].to(self.linear.weight.dtype))
+
+
+class ClassificationHead(nn.Module):
+    """One logit per class, or one number to predict, from a class token: Linear, GELU, LayerNorm, Linear.
+
+    The papers name a head and do not draw it; this is BERT's prediction head, as the decoder has one.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
+        self.linear = nn.Linear(width, classes)
+        init_bert(self, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Classify the class token of (B, T, D), vision, text or fused, to (B, classes)."""
+        first = states[:, 0].to(self.linear.weight.dtype)
+        return self.linear(self.norm(F.gelu(self.transform(first))))

@@ -7,6 +7,7 @@ decoder projects the memory of an item once and every beam, candidate and step r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,11 @@ from openmplug.models.packing import Linear, PackedLinear, PackedWeight, add_lin
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
 _QUICK = 1.702  # the factor in CLIP's GELU
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Compute CLIP's GELU, ``x * sigmoid(1.702 x)``."""
+    return F.silu(_QUICK * x) / _QUICK
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -324,6 +330,18 @@ class PackedSelfAttention(nn.Module):
         return self.output(merge_heads(mixed))
 
 
+class AroundAttention(Protocol):
+    """What is done to the tokens (B, V, D) of a layer before its attention, and between that and its MLP."""
+
+    def before(self, x: Tensor) -> Tensor:
+        """Transform x (B, V, D)."""
+        ...
+
+    def after(self, x: Tensor) -> Tensor:
+        """Transform x (B, V, D)."""
+        ...
+
+
 class PreNormBlock(nn.Module):
     """CLIP's layer: x + attention(norm(x)), then x + MLP(norm(x)) with QuickGELU."""
 
@@ -343,9 +361,13 @@ class PreNormBlock(nn.Module):
             for linear in (self.expand, self.contract):
                 linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform x (B, V, D)."""
+    def forward(self, x: Tensor, around: AroundAttention | None = None) -> Tensor:
+        """Transform x (B, V, D); ``around`` is what a layer over clips does besides, before and after the attention."""
+        if around is not None:
+            x = around.before(x)
         x = x + self.attention(self.attention_norm(x))
+        if around is not None:
+            x = around.after(x)
         if not plain(self.expand, self.contract):
             return x + self._quick_gelu_mlp(self.mlp_norm(x))
         expand, contract = self.expand.usable(x), self.contract.usable(x)
@@ -363,7 +385,7 @@ class PreNormBlock(nn.Module):
         over the widest tensor of the block twice more would take an eighth of an encoding on a CPU.
         """
         if not plain(self.expand, self.contract):
-            return self.contract(F.silu(_QUICK * self.expand(x)) / _QUICK)
+            return self.contract(quick_gelu(self.expand(x)))
         hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=_QUICK, alpha=_QUICK)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
         return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / _QUICK).view(x.shape)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.mplug import MPLUG
+from openmplug.models.families import build_network
+from openmplug.models.network import Network
 
 
 class MomentumTwin(nn.Module):
@@ -21,24 +22,26 @@ class MomentumTwin(nn.Module):
         momentum: ``m``; 0.995 in the originals, whatever their configuration says.
     """
 
-    def __init__(self, model: MPLUG, paired: Collection[str], unpaired: Collection[str] = (), momentum: float = 0.995) -> None:
+    def __init__(self, model: Network, paired: Collection[str], unpaired: Collection[str] = (), momentum: float = 0.995) -> None:
         super().__init__()
         self.momentum = momentum
-        self.model = MPLUG(model.config, {*paired, *unpaired})
-        self.paired = tuple(name for name in self.model.modules_built if name in paired)
+        # What the family adds to these parts (universal layers, temporal modules) follows the student too.
+        followed = type(model).selection(tuple(paired), clips="temporal" in model.modules_built)
+        self.model = build_network(model.config, {*followed, *unpaired})
+        self.paired = tuple(name for name in self.model.modules_built if name in followed)
         if "vision" in self.paired and hasattr(model, "vision_projection"):
             self.paired = (*self.paired, "vision_projection")
         self.requires_grad_(False)
         self.copy_from(model)
 
     @torch.no_grad()
-    def copy_from(self, model: MPLUG) -> None:
+    def copy_from(self, model: Network) -> None:
         """Make the twin equal to the student, unpaired modules too."""
         for name, child in self.model.named_children():
             child.load_state_dict(getattr(model, name).state_dict())
 
     @torch.no_grad()
-    def update(self, model: MPLUG) -> None:
+    def update(self, model: Network) -> None:
         """Move every paired parameter a little towards the student, in one foreach call."""
         mine: list[Tensor] = []
         theirs: list[Tensor] = []

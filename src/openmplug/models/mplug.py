@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from openmplug.config import Settings
-from openmplug.errors import UsageError
-from openmplug.models.decoder import DecoderMemory, TextDecoder
-from openmplug.models.fusion import Fused, SkipConnectedFusion
-from openmplug.models.heads import ContrastiveHead, MatchingHead
+from openmplug.models.decoder import TextDecoder
+from openmplug.models.fusion import SkipConnectedFusion
+from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
+from openmplug.models.network import Network
 from openmplug.models.text import TextEncoder
 from openmplug.models.vision import VisionProjection, VisionTransformer
 
-MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching")
+MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "classification")
 
 
 class MPLUGConfig(Settings):
     """Sizes of a model. The defaults are mPLUG base.
 
     ``connected_layers`` names the fusion layers (from 0) that are connected attention. ``vision_dropout`` is on attention
-    probabilities (0.1 in the released towers).
+    probabilities (0.1 in the released towers). ``classes`` are what a classification head tells apart; a task that has one sets it.
     """
 
     name: str = "mplug-base"
@@ -47,6 +45,7 @@ class MPLUGConfig(Settings):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     embed_dim: int = Field(default=256, gt=0)
+    classes: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> MPLUGConfig:
@@ -60,18 +59,19 @@ class MPLUGConfig(Settings):
             raise ValueError(f"connected_layers {outside} are not among the {self.fusion_layers} fusion layers (counted from 0)")
         return self
 
-    @classmethod
-    def named(cls, name: str, **overrides: Any) -> MPLUGConfig:
-        """Return a named size, with single values replaced.
+    def block_sizes(self) -> dict[str, Any]:
+        """Return what every BERT-style layer is built with."""
+        return {
+            "width": self.width,
+            "heads": self.heads,
+            "intermediate": self.intermediate,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+        }
 
-        Raises:
-            UsageError: If no size has that name.
-        """
-        if name not in SIZES:
-            near = difflib.get_close_matches(name, SIZES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(SIZES)}"
-            raise UsageError(f"unknown model {name!r}; {hint}")
-        return cls(**{"name": name, **SIZES[name], **overrides})
+    def word_sizes(self) -> dict[str, int]:
+        """Return what every table of words is built with."""
+        return {"vocab_size": self.vocab_size, "max_positions": self.max_positions}
 
 
 # Base and large: released code and README (arXiv:2205.12005). Huge was never released: its 24 text layers are published, BERT-large's
@@ -139,32 +139,25 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class MPLUG(nn.Module):
+class MPLUG(Network):
     """mPLUG, with the modules named and no others.
 
     Args:
         config: Sizes.
-        modules: Any of ``MODULES``. Captioning needs vision and decoder only.
+        modules: Any of ``MODULES``. Captioning needs vision and decoder only. None means all, and a classification head only where
+            ``config.classes`` says of how many.
 
     Raises:
         UsageError: If a module is unknown.
     """
 
-    def __init__(self, config: MPLUGConfig, modules: Collection[str] = MODULES) -> None:
-        super().__init__()
-        unknown = sorted(set(modules) - set(MODULES))
-        if unknown:
-            raise UsageError(f"unknown modules {unknown}; choose from {', '.join(MODULES)}")
-        self.config = config
-        self.modules_built = tuple(name for name in MODULES if name in modules)
-        block: dict[str, Any] = {
-            "width": config.width,
-            "heads": config.heads,
-            "intermediate": config.intermediate,
-            "dropout": config.dropout,
-            "attention_dropout": config.attention_dropout,
-        }
-        words = {"vocab_size": config.vocab_size, "max_positions": config.max_positions}
+    MODULES = MODULES
+    config: MPLUGConfig
+
+    def __init__(self, config: MPLUGConfig, modules: Collection[str] | None = None) -> None:
+        super().__init__(config, modules)
+        modules = self.modules_built
+        block, words = config.block_sizes(), config.word_sizes()
         if "vision" in modules:
             self.vision = VisionTransformer(
                 config.image_size, config.patch_size, config.vision_width, config.vision_layers, config.vision_heads, config.vision_dropout
@@ -181,6 +174,13 @@ class MPLUG(nn.Module):
             self.contrastive = ContrastiveHead(config.width, config.embed_dim)
         if "matching" in modules:
             self.matching = MatchingHead(config.width)
+        if "classification" in modules:
+            self.classification = ClassificationHead(config.width, config.classes)
+
+    @classmethod
+    def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:
+        """Name the modules a task needs: those it declares. Frames of a clip are pictures to this family."""
+        return tuple(modules)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Encode pictures (B, 3, H, W) to (B, V, D), or frames (B, F, 3, H, W) to (B, F * V, D), frame after frame."""
@@ -193,29 +193,6 @@ class MPLUG(nn.Module):
         """Encode ids (B, T) with mask (B, T) to (B, T, D), before any fusion."""
         return self.text(ids, mask)
 
-    def fuse(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
-        """Fuse vision (B, V, D) and text (R, T, D), B dividing R."""
-        return self.fusion(vision, text, text_mask)
-
-    def decoder_memory(self, fused: Fused, text_mask: Tensor) -> DecoderMemory:
-        """Let the decoder attend to [vision; text] of a fused pair."""
-        mask = torch.cat([text_mask.new_ones(fused.vision.shape[:2]), text_mask], dim=1)
-        return self.decoder.project_memory(torch.cat([fused.vision, fused.text], dim=1), mask)
-
-    def answer_memory(self, images: Tensor, ids: Tensor, mask: Tensor, texts_per_image: Tensor | None = None) -> DecoderMemory:
-        """Encode pictures and questions and project what the decoder attends to (VQA, grounding).
-
-        Args:
-            images: (I, 3, H, W) or (I, F, 3, H, W).
-            ids: Questions (B, T).
-            mask: (B, T) bool.
-            texts_per_image: (I,) how many consecutive questions each picture has; None = one.
-        """
-        vision = self.encode_images(images)
-        if texts_per_image is not None:
-            vision = vision.repeat_interleave(texts_per_image, dim=0)
-        return self.decoder_memory(self.fuse(vision, self.encode_text(ids, mask), mask), mask)
-
-    def caption_memory(self, images: Tensor) -> DecoderMemory:
-        """Encode pictures and project what the decoder attends to (captioning: vision tokens only)."""
-        return self.decoder.project_memory(self.encode_images(images))
+    def vision_features(self, vision: Tensor, frames: int = 1) -> Tensor:
+        """Project class tokens to features (B, E); those of a clip's frames are averaged."""
+        return self.contrastive.vision_features(vision, frames)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openmplug.models.heads import ContrastiveHead, MatchingHead
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.models.packing import PackedWeight, bf16_on_cpu
 from openmplug.models.text import TextEmbeddings
 
@@ -26,7 +26,7 @@ _REPEATS = 5
 _LEAST_GAIN = 1.2  # less is not worth other rounding
 
 
-def cast_for_inference(model: MPLUG, dtype: torch.dtype = torch.bfloat16) -> MPLUG:
+def cast_for_inference(model: Network, dtype: torch.dtype = torch.bfloat16) -> Network:
     """Make a model's weights bf16 (or fp32 again) in place and pack them for inference; it is not meant to be trained afterwards.
 
     Run it without autocast. Norms, the position and type tables and the heads of retrieval stay fp32 (on a GPU, whose norm kernels
@@ -58,7 +58,7 @@ def _fp32_parameters(module: nn.Module) -> list[Tensor]:
     return []
 
 
-def pack_for_inference(model: MPLUG) -> None:
+def pack_for_inference(model: Network) -> None:
     """Pack the weights that are multiplied with a few rows (decoder), and in bf16 all others too; a no-op elsewhere than on a CPU.
 
     With many rows the fp32 product is as fast from the weights as they are, so the encoders are not copied.

@@ -48,9 +48,13 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Project (B, 3, H, W) to (B, P, D), patches row by row."""
+        return F.linear(self.cut(images), self.weight.flatten(1))
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Cut (B, 3, H, W) into patches (B, P, 3 * p * p), row by row."""
         size = self.patch_size
         cut = images.unflatten(3, (-1, size)).unflatten(2, (-1, size))  # (B, 3, h, p, w, p)
-        return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).to(self.weight.dtype), self.weight.flatten(1))
+        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).to(self.weight.dtype)
 
 
 class VisionTransformer(nn.Module):
@@ -106,15 +110,26 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: If the images are not of the size the model was built for.
         """
-        if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
-            expected = f"(B, 3, {self.image_size}, {self.image_size})"
-            raise ValueError(f"images have shape {tuple(images.shape)}, expected {expected}; resize them or set model.image_size")
-        x = self.patches(images)  # (B, P, D)
-        x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # (B, 1 + P, D)
-        x = self.input_norm(x + self.positions.to(x.dtype))
+        self.check_size(images)
+        x = self.begin(self.patches(images))
         for layer in self.layers:
             x = layer(x)
         return self.output_norm(x)
+
+    def check_size(self, images: Tensor) -> None:
+        """Refuse pixels (..., 3, H, W) of another size than the position table's.
+
+        Raises:
+            ValueError: If they are.
+        """
+        if tuple(images.shape[-3:]) != (3, self.image_size, self.image_size):
+            expected = f"(..., 3, {self.image_size}, {self.image_size})"
+            raise ValueError(f"images have shape {tuple(images.shape)}, expected {expected}; resize them or set model.image_size")
+
+    def begin(self, patches: Tensor) -> Tensor:
+        """Put the class token before projected patches (B, P, D) and add the positions: (B, 1 + P, D), what the first layer takes."""
+        x = torch.cat([self.class_token.to(patches.dtype).expand(len(patches), 1, -1), patches], dim=1)
+        return self.input_norm(x + self.positions.to(x.dtype))
 
 
 class VisionProjection(nn.Module):

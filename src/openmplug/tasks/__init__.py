@@ -8,7 +8,9 @@ from typing import Any
 from openmplug.config import did_you_mean, validate
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import UsageError
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.families import build_network, config_of, network_class
+from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.network import Network
 from openmplug.tasks.base import Progress, Task
 from openmplug.tasks.captioning import CaptioningTask
 from openmplug.tasks.retrieval import RetrievalTask
@@ -19,26 +21,35 @@ TASKS: dict[str, type[Task]] = {"vqa": VQATask, "caption": CaptioningTask, "retr
 __all__ = ["TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]
 
 
-def build_task(name: str, model: Mapping[str, Any], tokenizer: Tokenizer, settings: Mapping[str, Any], training: bool = False) -> Task:
+def build_task(
+    name: str,
+    model: Mapping[str, Any] | MPLUGConfig,
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+    training: bool = False,
+    clips: bool = False,
+) -> Task:
     """Build a task with a freshly initialised model of just the modules it needs.
 
     Args:
         name: A key of ``TASKS``.
-        model: Fields of ``MPLUGConfig``; with ``name`` alone, a named size.
+        model: A configuration, or fields of one; with ``name`` alone, a named size.
         tokenizer: Its vocabulary is the model's; ``vocab_size`` follows it.
         settings: Fields of the task's ``Settings``.
         training: Build the momentum twin and queues too.
+        clips: The data are videos: build what the model needs for them.
 
     Raises:
         UsageError: If the task, the size or a setting is unknown.
     """
     cls = find_task(name)
-    fields = {**model, "vocab_size": tokenizer.vocab_size}
-    # A saved model states every size, under whatever name; only a recipe's short form needs the name to be known.
-    complete = fields.keys() >= MPLUGConfig.model_fields.keys() or "name" not in fields
-    config = MPLUGConfig(**fields) if complete else MPLUGConfig.named(**fields)
+    fields = model.model_dump() if isinstance(model, MPLUGConfig) else dict(model)
+    family = type(model) if isinstance(model, MPLUGConfig) else None
     checked = validate(cls.Settings, settings, where="settings")
-    return cls(MPLUG(config, cls.needed_modules(checked)), tokenizer, checked, training)
+    fields |= {"vocab_size": tokenizer.vocab_size, **cls.model_sizes(checked)}
+    config = family(**fields) if family else config_of(fields)
+    modules = network_class(config).selection(cls.needed_modules(checked), clips)
+    return cls(build_network(config, modules), tokenizer, checked, training)
 
 
 def find_task(name: str) -> type[Task]:
@@ -52,7 +63,7 @@ def find_task(name: str) -> type[Task]:
     return TASKS[name]
 
 
-def task_around(name: str, model: MPLUG, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Task:
+def task_around(name: str, model: Network, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Task:
     """Build a task around a model that exists; several tasks may share one.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 
 Collator = Callable[[list[Item]], Batch]
 
@@ -52,7 +52,7 @@ class Task(nn.Module, ABC):
     model_modules: ClassVar[tuple[str, ...]]
     metric: ClassVar[str]
 
-    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
+    def __init__(self, model: Network, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -62,6 +62,11 @@ class Task(nn.Module, ABC):
     def needed_modules(cls, settings: Any) -> tuple[str, ...]:
         """Name the parts of the model that the task needs under these settings."""
         return cls.model_modules
+
+    @classmethod
+    def model_sizes(cls, settings: Any) -> dict[str, Any]:
+        """Return fields of the model's configuration that follow from the settings, such as the number of classes."""
+        return {}
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Turn a split's records into training examples; by default each record is one."""

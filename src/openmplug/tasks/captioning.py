@@ -14,7 +14,7 @@ from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
@@ -84,7 +84,7 @@ class CaptioningTask(Task):
     metric = "cider"
     settings: CaptionSettings
 
-    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
+    def __init__(self, model: Network, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
         check_generation(model.config, settings.num_beams, settings.max_length, max(len(self.prompt_ids) - 1, 1))

@@ -16,7 +16,7 @@ from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import EvalTransform, ImageSettings
 from openmplug.errors import ModelError
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.objectives.boxes import BINS, cxcywh_to_xyxy, tokens_to_boxes
 
 FIRST_BIN, PREFIX = "[unused340]", "[unused339]"
@@ -93,7 +93,7 @@ def letterbox(image: Image.Image, settings: ImageSettings) -> tuple[Tensor, Lett
     return pixels, Letterbox(scale, left, top, *image.size)
 
 
-def locate(model: MPLUG, images: Tensor, ids: Tensor, mask: Tensor, words: BoxWords) -> tuple[Tensor, Tensor]:
+def locate(model: Network, images: Tensor, ids: Tensor, mask: Tensor, words: BoxWords) -> tuple[Tensor, Tensor]:
     """Write the box of each phrase greedily.
 
     Args:

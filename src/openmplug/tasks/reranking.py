@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.models.pairing import PairFusion
 
 NOT_A_CANDIDATE = -100.0
@@ -34,7 +34,7 @@ class Encoded:
 
 
 def image_to_text(
-    model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int | None = None
+    model: Network, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int | None = None
 ) -> Iterator[Tensor]:
     """Score texts for each picture, in blocks of rows (b, J); what is not among the best k by similarity is -100.
 
@@ -56,7 +56,7 @@ def image_to_text(
 
 
 def text_to_image(
-    model: MPLUG, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int | None = None
+    model: Network, split: Encoded, k: int, add_similarity: bool = False, pairs_per_call: int | None = None
 ) -> Iterator[Tensor]:
     """Score pictures for each text, in blocks of rows (b, I); arguments as in ``image_to_text``, k at most I."""
     for start, similarities in _blocks(split.text_features, split.vision_features, k):
@@ -84,7 +84,7 @@ def _row(like: Tensor, chosen: Tensor, scores: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _matching_logits(model: MPLUG, split: Encoded, images: Tensor, texts: Tensor, pairs_per_call: int | None) -> Tensor:
+def _matching_logits(model: Network, split: Encoded, images: Tensor, texts: Tensor, pairs_per_call: int | None) -> Tensor:
     """Compute the matching logit of each pair (P,) of a picture and a text."""
     per_call = pairs_per_call or (16 if split.vision.device.type == "cpu" else 256)
     lengths = split.text_mask.sum(dim=1)

@@ -19,7 +19,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.retrieval import ranks_from_scores, retrieval_scores
 from openmplug.models.momentum import FeatureQueue, MomentumTwin
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
 from openmplug.objectives.itm import Negatives, matching_loss, negative_weights, sample_negatives
 from openmplug.tasks.base import Collator, Progress, Task
@@ -128,7 +128,7 @@ class RetrievalTask(Task):
     metric = "r_mean"
     settings: RetrievalSettings
 
-    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: RetrievalSettings, training: bool = False) -> None:
+    def __init__(self, model: Network, tokenizer: Tokenizer, settings: RetrievalSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         self.twin: MomentumTwin | None = None
         self.queue: FeatureQueue | None = None

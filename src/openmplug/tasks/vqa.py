@@ -17,7 +17,7 @@ from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
 from openmplug.models.decoder import DecoderMemory
 from openmplug.models.momentum import MomentumTwin
-from openmplug.models.mplug import MPLUG
+from openmplug.models.network import Network
 from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
@@ -114,7 +114,7 @@ class VQATask(Task):
     metric = "accuracy"
     settings: VQASettings
 
-    def __init__(self, model: MPLUG, tokenizer: Tokenizer, settings: VQASettings, training: bool = False) -> None:
+    def __init__(self, model: Network, tokenizer: Tokenizer, settings: VQASettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         check_generation(model.config, settings.num_beams, settings.max_length)
         self._trie: tuple[tuple[str, ...], AnswerTrie] | None = None
@@ -151,7 +151,7 @@ class VQATask(Task):
         if self.twin is not None:
             self.twin.update(self.model)
 
-    def _memory(self, batch: Batch, model: MPLUG) -> DecoderMemory:
+    def _memory(self, batch: Batch, model: Network) -> DecoderMemory:
         assert batch.images is not None and batch.text is not None
         return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
 

@@ -1,0 +1,97 @@
+"""What tasks ask of a model, whichever family it is of: encode, fuse, and what the decoder attends to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from openmplug.errors import UsageError
+from openmplug.models.decoder import DecoderMemory, TextDecoder
+from openmplug.models.fusion import Fused, SkipConnectedFusion
+from openmplug.models.heads import ContrastiveHead, MatchingHead
+
+
+class Network(nn.Module, ABC):
+    """A model of one family, with the modules named and no others.
+
+    Class attributes:
+        MODULES: Every module of the family, in the order they are built.
+        config: Sizes; a ``MPLUGConfig`` or ``MPLUG2Config``.
+
+    Attributes:
+        modules_built: Those of ``MODULES`` that this one has.
+    """
+
+    MODULES: ClassVar[tuple[str, ...]]
+    config: Any
+    fusion: SkipConnectedFusion
+    decoder: TextDecoder
+    contrastive: ContrastiveHead
+    matching: MatchingHead
+
+    def __init__(self, config: Any, modules: Collection[str] | None) -> None:
+        super().__init__()
+        if modules is None:
+            modules = [name for name in self.MODULES if name != "classification" or config.classes]
+        unknown = sorted(set(modules) - set(self.MODULES))
+        if unknown:
+            raise UsageError(f"unknown modules {unknown}; choose from {', '.join(self.MODULES)}")
+        self.config = config
+        self.modules_built = tuple(name for name in self.MODULES if name in modules)
+
+    @classmethod
+    @abstractmethod
+    def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:
+        """Name the modules of this family that a task needs.
+
+        Args:
+            modules: What the task declares, in mPLUG's names: the parts every family has.
+            clips: The task will see videos.
+        """
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode pictures (B, 3, H, W) or clips (B, F, 3, H, W) to vision tokens (B, V, D)."""
+
+    @abstractmethod
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Encode ids (B, T) with mask (B, T) to (B, T, D), before any fusion."""
+
+    @abstractmethod
+    def vision_features(self, vision: Tensor, frames: int = 1) -> Tensor:
+        """Project what ``encode_images`` made of pictures, or of clips of so many frames, to L2-normalised features (B, E)."""
+
+    def fuse(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
+        """Fuse vision (B, V, D) and text (R, T, D), B dividing R."""
+        return self.fusion(vision, text, text_mask)
+
+    def decoder_memory(self, fused: Fused, text_mask: Tensor) -> DecoderMemory:
+        """Let the decoder attend to [vision; text] of a fused pair."""
+        mask = torch.cat([text_mask.new_ones(fused.vision.shape[:2]), text_mask], dim=1)
+        return self.decoder.project_memory(torch.cat([fused.vision, fused.text], dim=1), mask)
+
+    def answer_memory(self, images: Tensor, ids: Tensor, mask: Tensor, texts_per_image: Tensor | None = None) -> DecoderMemory:
+        """Encode pictures and questions and project what the decoder attends to (VQA, grounding).
+
+        Args:
+            images: (I, 3, H, W) or (I, F, 3, H, W).
+            ids: Questions (B, T).
+            mask: (B, T) bool.
+            texts_per_image: (I,) how many consecutive questions each picture has; None = one.
+        """
+        vision = self.encode_images(images)
+        if texts_per_image is not None:
+            vision = vision.repeat_interleave(texts_per_image, dim=0)
+        return self.decoder_memory(self.fuse(vision, self.encode_text(ids, mask), mask), mask)
+
+    def caption_memory(self, images: Tensor) -> DecoderMemory:
+        """Encode pictures and project what the decoder attends to (captioning: vision tokens only)."""
+        return self.decoder.project_memory(self.encode_images(images))
+
+    def text_memory(self, ids: Tensor, mask: Tensor) -> DecoderMemory:
+        """Encode texts and project what the decoder attends to (summarisation)."""
+        return self.decoder.project_memory(self.encode_text(ids, mask), mask)
