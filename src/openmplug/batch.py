@@ -33,7 +33,8 @@ class Sample:
 
     Args:
         id: Unique within its split; the key of the record in ``predictions.jsonl``.
-        image: Name of the picture inside the split's ``ImageSource``, or None.
+        image: Name of the picture or video inside the split's ``ImageSource``, or None for words alone.
+        clip: ``image`` names a video (a file, an animation or a folder of frames), to be sampled as ``RunConfig.video`` says.
         text: The question (VQA), or the one caption of a training pair.
         targets: Texts to learn to write: unique answers in order of appearance, or captions.
         weights: One weight per target; empty means 1.0 each.
@@ -52,6 +53,7 @@ class Sample:
     image_index: int = -1
     extra: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Sample, ...] = ()
+    clip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A sample with its pixels (C, H, W) float32, or with the reason why there are none."""
+    """A sample with its pixels float32, (C, H, W) of a picture or (F, C, H, W) of a clip, or with the reason why there are none."""
 
     sample: Sample
     pixels: Tensor | None = None
@@ -76,7 +78,7 @@ class Item:
 class Batch:
     """What a task's collator makes of a list of items.
 
-    Shapes: images (I, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
+    Shapes: images (I, C, H, W) or (I, F, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
     targets_per_item (B,) int64, image_index (B,) int64. There is one image per sample (I = B), unless ``samples_per_image`` (I,)
     int64 says how many consecutive samples share each.
     """
