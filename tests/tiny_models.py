@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from openmplug.models.decoder import TextDecoder
 from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.mplug2 import MPLUG2, MPLUG2Config
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,6 +38,17 @@ SIZES: dict[str, Any] = {
     "embed_dim": 12,
 }
 
+SIZES2: dict[str, Any] = {
+    **SIZES,
+    "name": "mplug2-tiny",
+    "text_layers": 5,
+    "universal_layers": 3,
+    "latents": 7,
+    "fusion_layers": 2,
+    "connected_layers": (),
+    "temporal_stride": 0,
+}
+
 
 def tiny_config(**overrides: Any) -> MPLUGConfig:
     """Return the tiny sizes, with single values replaced."""
@@ -58,6 +70,19 @@ def randomise(module: M, seed: int = 0, std: float = 0.3) -> M:
 def tiny_model(modules: Collection[str] | None = None, seed: int = 0, **overrides: Any) -> MPLUG:
     """Build a tiny model with random weights, in eval mode."""
     model = randomise(MPLUG(tiny_config(**overrides), modules), seed)
+    if hasattr(model, "contrastive"):
+        nn.init.constant_(model.contrastive.temperature, 0.07)
+    return model
+
+
+def tiny_config2(**overrides: Any) -> MPLUG2Config:
+    """Return the tiny sizes of mPLUG-2, with single values replaced."""
+    return MPLUG2Config(**{**SIZES2, **overrides})
+
+
+def tiny_model2(modules: Collection[str] | None = None, seed: int = 0, **overrides: Any) -> MPLUG2:
+    """Build a tiny mPLUG-2 with random weights, the temporal modules' too, in eval mode."""
+    model = randomise(MPLUG2(tiny_config2(**overrides), modules), seed)
     if hasattr(model, "contrastive"):
         nn.init.constant_(model.contrastive.temperature, 0.07)
     return model

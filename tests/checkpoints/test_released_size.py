@@ -12,7 +12,7 @@ import torch
 
 from checkpoints.released import LISTS, hollow_state, keys
 from openmplug.checkpoints.foreign import open_foreign
-from openmplug.errors import ModelError
+from openmplug.models.mplug2 import MPLUG2Config
 
 pytestmark = pytest.mark.skipif(not LISTS, reason="the key lists of the released sizes are not here; set OPENMPLUG_STATE_KEYS")
 
@@ -21,25 +21,26 @@ EXPECTED = {
     "mplug_base_caption": ("mplug-base", "caption", 384, (3,)),
     "mplug_large_vqa": ("mplug-large", "vqa", 336, ()),
     "mplug_large_retrieval": ("mplug-large", "retrieval", 336, ()),
+    "mplug2_large_videoqa": ("mplug2-large", "vqa", 224, ()),
+    "mplug2_large_videocap": ("mplug2-large", "caption", 224, ()),
 }
+SAVED = {"videocap": {"prompt": ""}, "caption": {"prompt": ""}, "videoqa": {"model_num_frames": 16}}
 
 
 @pytest.mark.parametrize("path", LISTS, ids=[path.stem for path in LISTS])
 def test_every_key_is_accounted_for(path: Path, tmp_path: Path) -> None:
     state = hollow_state(path)
     task = path.stem.rsplit("_", 1)[1]
-    content = {"module": state} if task == "vqa" else {"model": state, "config": {"prompt": ""} if task == "caption" else {}}
-    torch.save(content, tmp_path / "file.pth")
-    if path.stem.startswith("mplug2"):
-        with pytest.raises(ModelError, match="is an mPLUG-2 checkpoint"):
-            open_foreign(tmp_path / "file.pth")
-        return
+    torch.save({"module": state} if task == "vqa" else {"model": state, "config": SAVED.get(task, {})}, tmp_path / "file.pth")
     foreign = open_foreign(tmp_path / "file.pth")
     assert set(foreign.mapped) | set(foreign.unused) == set(state)
     assert not foreign.new
     config = foreign.config
     assert (config.name, foreign.task, config.image_size, config.connected_layers) == EXPECTED[path.stem]
-    assert (config.heads, config.vision_heads, config.fusion_layers) == (12, config.vision_width // 64, 6)
+    heads = 16 if isinstance(config, MPLUG2Config) else 12
+    assert (config.heads, config.vision_heads, config.fusion_layers) == (heads, config.vision_width // 64, 6)
+    if isinstance(config, MPLUG2Config):
+        assert (config.text_layers, config.universal_layers, config.latents, config.temporal_stride) == (24, 2, 50, 0)
 
 
 WRITE = """

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openmplug.checkpoints.originals import final_names, mplug_keymap
+from openmplug.checkpoints.originals import final_names, original_keymap
 from openmplug.data.frames import middle_indices, uniform_indices
 from openmplug.data.text import clean_caption, clean_question, ocr_words, question_with_context, unique_answers
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.engine.optim import MPLUG2Schedule, OriginalCosine, decays, in_vision
-from openmplug.models.mplug import MODULES
+from openmplug.models.mplug import MODULES, MPLUGConfig
 from openmplug.models.vision import resize_positions
 from openmplug.objectives.boxes import cxcywh_to_xyxy, pairwise_giou, pairwise_iou
 from parity.golden import Ledger, as_float32
@@ -154,19 +154,19 @@ def _schedules(notes: Notes, entries: list[dict[str, Any]], tokenizer: Tokenizer
 
 def _groups(notes: Notes, entries: list[dict[str, Any]], tokenizer: Tokenizer | None) -> None:
     lrs = [group["lr"] for group in entries]
-    keymap = mplug_keymap(1, 0, (), MODULES)
+    keymap = original_keymap(MPLUGConfig(text_layers=1, connected_layers=()), 0, MODULES)
     for group in entries:
         notes.equal("betas", group["betas"], [0.9, 0.999])
         notes.equal("eps", group["eps"], 1e-8)
         for name in group["names"]:
             first, _, rest = name.replace("{i}", "0").partition(".")
             student = f"{first.removesuffix('_m')}.{rest}" if rest else first
-            ours = keymap.to_ours(student)
-            if ours is None:
+            found = keymap.to_ours(student)
+            if not found:
                 assert keymap.reason_ignored(student) is not None, f"{name}: neither mapped nor known to be unused"
                 continue
             expected = (group["lr"] == min(lrs), group["weight_decay"] > 0)
-            notes.equal(name, (in_vision(ours), decays(ours)), expected)
+            notes.equal(name, (in_vision(found[0]), decays(found[0])), expected)
 
 
 def _rename(notes: Notes, entry: dict[str, Any], tokenizer: Tokenizer | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from openmplug.checkpoints.keymap import Converted, KeyMap
-from openmplug.checkpoints.originals import convert_mplug, mplug_keymap, split_momentum
+from openmplug.checkpoints.originals import original_keymap, split_momentum
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.models.families import build_network, network_class
 from openmplug.models.fusion import connected_layers
-from openmplug.models.mplug import MPLUG, MPLUGConfig
+from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.mplug2 import MPLUG2Config
+from openmplug.models.network import Network
 
 MASKED_LOGIT_ATOL = 2e-3  # grounding logits carry an additive -10000, which costs fp32 three digits
 
@@ -100,7 +104,7 @@ class Case:
     def model_config(self) -> MPLUGConfig:
         """Our configuration of the case's sizes."""
         bert, clip = self.bert, self.config["clip"]
-        return MPLUGConfig(
+        sizes: dict[str, Any] = dict(
             name="golden",
             image_size=self.settings["image_res"],
             patch_size=clip["vision_patch_size"],
@@ -118,25 +122,38 @@ class Case:
             max_positions=bert["max_position_embeddings"],
             embed_dim=self.settings.get("embed_dim", 256),
         )
+        if not self.family.startswith("mplug2"):
+            return MPLUGConfig(**sizes)
+        first = next(key for key in self.weights if re.fullmatch(r"text_encoder\.encoder\.layer\.\d+\.latents", key))
+        return MPLUG2Config(
+            **sizes,
+            universal_layers=bert["num_uni_layer"],
+            latents=len(self.weights[first]),
+            temporal_stride=self.settings["temporal_stride"] if self.settings["temporal_downsampling"] else 0,
+        )
+
+    def selection(self, modules: tuple[str, ...]) -> tuple[str, ...]:
+        """Name the modules that a task needs of this case's family."""
+        return network_class(self.model_config).selection(modules, clips=True)
 
     def keymap(self, modules: tuple[str, ...]) -> KeyMap:
         """The rename rules of this case."""
         start = self.bert["num_hidden_layers"] - self.bert["fusion_layers"]
-        return mplug_keymap(self.text_layers, start, self.model_config.connected_layers, modules)
+        return original_keymap(self.model_config, start, modules)
 
     def convert(self, modules: tuple[str, ...]) -> Converted:
         """Convert the student's weights."""
-        return convert_mplug(split_momentum(self.weights)[0], self.keymap(modules))
+        return self.keymap(modules).convert(split_momentum(self.weights)[0])
 
-    def model(self, modules: tuple[str, ...]) -> MPLUG:
+    def model(self, modules: tuple[str, ...]) -> Network:
         """Build our model with the case's weights; every parameter must be there."""
-        model = MPLUG(self.model_config, modules)
+        model = build_network(self.model_config, modules)
         model.load_state_dict(self.convert(modules).tensors, strict=True)
         return model.eval()
 
-    def load_twin(self, twin: MPLUG) -> None:
+    def load_twin(self, twin: Network) -> None:
         """Give a momentum twin the stored momentum weights, every parameter of it."""
-        stored = convert_mplug(split_momentum(self.weights)[1], self.keymap(twin.modules_built)).tensors
+        stored = self.keymap(twin.modules_built).convert(split_momentum(self.weights)[1]).tensors
         known = {key: value for key, value in stored.items() if key in twin.state_dict()}
         missing = set(twin.state_dict()) - set(known)
         assert missing <= {"contrastive.temperature"}, f"the case stores no momentum weights for {sorted(missing)}"
@@ -184,37 +201,31 @@ class Case:
             return given["probs_atol"], 0.0
         return given.get("activations_atol", given.get("scores_atol", 2e-4)), given.get("activations_rtol", 0.0)
 
-    def gradients(self, model: MPLUG, keymap: KeyMap, norms: str = "grad_norms", tensors: bool = True) -> None:
+    def gradients(self, model: Network, keymap: KeyMap, norms: str = "grad_norms", tensors: bool = True) -> None:
         """Compare every stored gradient and every listed gradient norm, and that what has none there has none here."""
-        ours = {key: parameter.grad for key, parameter in model.named_parameters()}
+        own = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+        ours = keymap.restore(own)
         listed: dict[str, float] = self.config[norms]
         largest = max(listed.values())
-        seen: set[str] = set()
         for key, norm in listed.items():
-            name = keymap.to_ours(key)
-            gradient = ours.get(name) if name else None
-            if name is None or gradient is None:
+            if key not in ours:
                 self.ledger.note(f"{norms}.{key}", float("inf"), False, "we have no such gradient")
                 continue
-            seen.add(name)
-            value = float(gradient.norm())
+            value = float(ours[key].norm())
             # Key biases have a true gradient of 0: their norms are rounding noise, hence the absolute part.
             ok = abs(value - norm) <= self.tolerance["grad_rtol"] * norm + 1e-6 * largest
             self.ledger.note(f"{norms}.{key}", abs(value - norm), ok, f"norm {value:.7g}, expected {norm:.7g}")
-        extra = [name for name, gradient in ours.items() if gradient is not None and name not in seen and bool(gradient.any())]
+        extra = [name for name, gradient in ours.items() if name not in listed and bool(gradient.any())]
         if extra:
             self.ledger.faults.append(f"parameters with a gradient that the original does not train: {extra[:5]}")
         for key in self.config["params_without_grad"]:
-            name = keymap.to_ours(key)
-            if keymap.reason_ignored(key) is None and name in ours and ours[name] is not None and bool(ours[name].any()):
+            if keymap.reason_ignored(key) is None and key in ours and bool(ours[key].any()):
                 self.ledger.faults.append(f"{key} has a gradient here and none in the original")
         if not tensors:
             return
         for name in [name for name in self.io if name.startswith("grad.")]:
-            mapped = keymap.to_ours(name.removeprefix("grad."))
-            gradient = ours.get(mapped) if mapped else None
-            if gradient is not None:
-                self.same(name, gradient.reshape(self.io[name].shape))
+            if name.removeprefix("grad.") in ours:
+                self.same(name, ours[name.removeprefix("grad.")])
 
     def scalar(self, name: str, ours: float, theirs: float, atol: float) -> None:
         """Compare a number of ``config.json``."""

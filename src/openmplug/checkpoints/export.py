@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openmplug.checkpoints.architecture import stack_depth
 from openmplug.checkpoints.atomic import write_problem
 from openmplug.checkpoints.folder import ORIGIN, UNUSED
 from openmplug.checkpoints.keymap import KeyMap
-from openmplug.checkpoints.originals import TEMPERATURE, mplug_keymap
+from openmplug.checkpoints.originals import original_keymap
 from openmplug.checkpoints.store import open_tensors, read_config, read_weights
 from openmplug.errors import ModelError
 from openmplug.models.families import saved_config
@@ -50,7 +51,7 @@ def export_original(folder: Path, target: Path) -> dict[str, Any]:
     if origin is None:
         state, wrapper, extras = _canonical(ours, config), ["model"], {}
     else:
-        state, dropped = _restored(folder, ours, origin)
+        state, dropped = _restored(folder, ours, origin, keymap_of(saved_config(config), config["modules"]))
         wrapper, extras = origin["wrapper"], origin["extras"]
     content: dict[str, Any] = state
     for name in reversed(wrapper):
@@ -68,7 +69,7 @@ def export_original(folder: Path, target: Path) -> dict[str, Any]:
     return {"keys": len(state), "dropped": dropped}
 
 
-def _restored(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+def _restored(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any], keymap: KeyMap) -> tuple[dict[str, Tensor], list[str]]:
     unused: dict[str, Tensor] = {}
     if (folder / UNUSED).is_file():
         with open_tensors(folder / UNUSED) as file:
@@ -77,8 +78,7 @@ def _restored(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any
     dropped: list[str] = []
     for raw, entry in origin["keys"].items():
         if "model" in entry:
-            tensor = ours[entry["model"]]
-            state[raw] = tensor.reshape(entry["shape"]) if "shape" in entry and tensor.numel() == 1 else tensor
+            state[raw] = original_tensor(entry, ours, keymap)
         elif raw in unused:
             state[raw] = unused[raw]
         elif "tied" not in entry:
@@ -90,21 +90,21 @@ def _restored(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any
     return {raw: state[raw] for raw in origin["keys"] if raw in state}, dropped
 
 
+def original_tensor(entry: Mapping[str, Any], ours: Mapping[str, Tensor], keymap: KeyMap) -> Tensor:
+    """Make the tensor of a converted file again that an entry of ``origin.json`` describes."""
+    names = [entry["model"]] if isinstance(entry["model"], str) else entry["model"]
+    tensor = keymap.give(names, ours)
+    return tensor.reshape(entry["shape"]) if "shape" in entry else tensor
+
+
 def keymap_of(config: MPLUGConfig, modules: Collection[str]) -> KeyMap:
-    """Make the rename rules for a model of ours: the original's fusion layers are the last of a stack as deep as the decoder's."""
-    start = max(config.decoder_layers, config.fusion_layers) - config.fusion_layers
-    return mplug_keymap(config.text_layers, start, config.connected_layers, tuple(modules))
+    """Make the rename rules for a model of ours."""
+    return original_keymap(config, stack_depth(config) - config.fusion_layers, modules)
 
 
 def _canonical(ours: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     sizes = saved_config(config)
-    keymap = keymap_of(sizes, config.get("modules", ()))
-    state: dict[str, Tensor] = {}
-    for name, tensor in ours.items():
-        theirs = keymap.to_theirs(name)
-        if theirs is None:
-            raise ModelError(f"{name} has no name in the original code; only mPLUG's own parts can be written back")
-        state[theirs] = tensor.reshape(()) if name == TEMPERATURE else tensor
+    state = keymap_of(sizes, config.get("modules", ())).restore(ours)
     for stack in ("text_encoder", "text_decoder.bert"):
         if f"{stack}.embeddings.position_embeddings.weight" in state:
             state[f"{stack}.embeddings.position_ids"] = torch.arange(sizes.max_positions)[None]

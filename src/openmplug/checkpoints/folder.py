@@ -119,8 +119,9 @@ def _origin(foreign: Foreign, kept: Collection[str], report: Mapping[str, Any]) 
     keys: dict[str, dict[str, Any]] = {}
     for raw, tensor in foreign.file.tensors.items():
         if raw in foreign.mapped:
-            keys[raw] = {"model": foreign.mapped[raw]}
-            if tuple(tensor.shape) != tuple(foreign.tensors[foreign.mapped[raw]].shape):
+            names = foreign.mapped[raw]
+            keys[raw] = {"model": names[0] if len(names) == 1 else list(names)}
+            if tuple(tensor.shape) != tuple(foreign.tensors[names[0]].shape):
                 keys[raw]["shape"] = list(tensor.shape)
         elif raw in foreign.unused:
             keys[raw] = {"unused": foreign.unused[raw]}

@@ -19,11 +19,11 @@ from openmplug.checkpoints import pretrained
 from openmplug.checkpoints.architecture import Description, describe, flatten, read_hints
 from openmplug.checkpoints.keymap import KeyMap
 from openmplug.checkpoints.locating import Found, find_checkpoint
-from openmplug.checkpoints.originals import QUEUE, THEIR_TEMPERATURE, final_name, is_momentum, mplug_keymap
+from openmplug.checkpoints.originals import QUEUE, final_name, is_momentum, original_keymap
 from openmplug.checkpoints.store import check_keys
 from openmplug.checkpoints.torch_files import TorchFile, read_torch_file
 from openmplug.errors import ModelError
-from openmplug.models.families import build_network, named_config
+from openmplug.models.families import build_network, config_of, named_config, network_class
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.vision import resize_positions
 
@@ -83,7 +83,7 @@ class Foreign:
         modules: Parts of the model it is for.
         task: What it was trained for, or None.
         tensors: Our name to tensor.
-        mapped: The file's key to our name.
+        mapped: The file's key to our names; several where a tensor is taken apart.
         unused: The file's key to the reason why nothing reads it.
         tied: The file's key to the file's key with the same values.
         new: Our keys that the file lacks and that ``allow_missing`` lets stay random.
@@ -99,7 +99,7 @@ class Foreign:
     modules: tuple[str, ...]
     task: str | None
     tensors: dict[str, Tensor]
-    mapped: dict[str, str]
+    mapped: dict[str, tuple[str, ...]]
     unused: dict[str, str]
     tied: dict[str, str]
     new: list[str]
@@ -141,7 +141,7 @@ def open_foreign(path: Path, options: Options | None = None) -> Foreign:
     return _assemble(found, file, origin, state, names, description, task, hints, options, notes)
 
 
-_ANY_SIZE = ("image_size", "vocab_size", "max_positions", "embed_dim", "vision_dropout", "dropout", "attention_dropout")
+_ANY_SIZE = ("image_size", "temporal_stride", "vocab_size", "max_positions", "embed_dim", "vision_dropout", "dropout", "attention_dropout")
 """What differs between checkpoints of one size."""
 
 
@@ -166,7 +166,7 @@ def _as_original(
         state = pretrained.clip_to_original({key: tensors[raw] for key, raw in keys.items()})
         return "clip", state, {key: key.removeprefix("visual_encoder.") for key in state}, []
     if pretrained.is_bert(keys):
-        base = MPLUGConfig()
+        base = config_of(given)
         layers = [int(given.get(name, getattr(base, name))) for name in ("text_layers", "fusion_layers", "decoder_layers")]
         state = pretrained.bert_to_original({key: tensors[raw] for key, raw in keys.items()}, *layers)
         return "bert", state, {key: key for key in state}, ["cross-attention is new: BERT has none"]
@@ -208,7 +208,10 @@ def _task_of(kind: str, student: Mapping[str, Tensor], hints: Mapping[str, Any],
     if kind == "deepspeed" or file.wrapper == ("module",):
         return "vqa"  # the only script that trained with DeepSpeed
     saved = file.extras.get("config")
-    return "caption" if isinstance(saved, Mapping) and "prompt" in saved else None
+    if isinstance(saved, Mapping) and "prompt" in saved:
+        return "caption"
+    # Of mPLUG-2 there are two scripts, captioning and questions, and both save their configuration.
+    return "vqa" if isinstance(saved, Mapping) and "visn_emb_norm.weight" in student else None
 
 
 def _assemble(
@@ -225,7 +228,8 @@ def _assemble(
 ) -> Foreign:
     config, modules = description.config, description.modules
     if task is not None:
-        needed = TASK_MODULES[task]
+        # The originals' files of mPLUG-2 are about videos; their temporal modules come along and stand aside for pictures.
+        needed = network_class(config).selection(TASK_MODULES[task], clips="temporal" in modules)
         if lacking := [name for name in needed if name not in modules and not _allowed(name, options.allow_missing)]:
             raise ModelError(
                 f"'{found.file}' has no {', '.join(lacking)}, which {task} needs; give the checkpoint of that task,"
@@ -237,14 +241,14 @@ def _assemble(
     if task == "grounding" and "stride_layer" in hints:
         # The original cuts the text stack to `stride_layer` layers.
         config = config.model_copy(update={"text_layers": min(config.text_layers, int(hints["stride_layer"]))})
-    keymap = mplug_keymap(config.text_layers, description.fusion_start, config.connected_layers, modules)
+    keymap = original_keymap(config, description.fusion_start, modules)
     tensors, mapped, unused, unknown = _map_keys(state, names, keymap, options.ignore)
     tied = _check_tied(state, names, unused, found.file)
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in build_network(config, modules).state_dict().items()}
     allowed = list(options.allow_missing)
     if origin == "bert":
-        allowed.append("*crossattention*")
+        allowed += ["*crossattention*", "universal.latents", "universal.norm.*"]
     new = [key for key in shapes if key not in tensors and _allowed_key(key, keymap, allowed)]
     _check(tensors, shapes, new, unknown, keymap, found.file)
     if options.image_size is not None and options.image_size != config.image_size:
@@ -264,9 +268,9 @@ _SETTINGS = {"beam_size": "num_beams", "min_length": "min_length", "max_length":
 
 def _map_keys(
     state: Mapping[str, Tensor], names: Mapping[str, str], keymap: KeyMap, ignore: Iterable[str]
-) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]], dict[str, str], list[str]]:
     tensors: dict[str, Tensor] = {}
-    mapped: dict[str, str] = {}
+    mapped: dict[str, tuple[str, ...]] = {}
     unused: dict[str, str] = {}
     unknown: list[str] = []
     for key, tensor in state.items():
@@ -277,8 +281,9 @@ def _map_keys(
             unused[raw] = "a momentum copy"
         elif (reason := keymap.reason_ignored(key)) is not None:
             unused[raw] = reason
-        elif (ours := keymap.to_ours(key)) is not None:
-            tensors[ours], mapped[raw] = tensor.reshape(1) if key == THEIR_TEMPERATURE and tensor.ndim == 0 else tensor, ours
+        elif found := keymap.take(key, tensor):
+            tensors |= found
+            mapped[raw] = tuple(found)
         elif any(fnmatch.fnmatchcase(raw, pattern) for pattern in ignore):
             unused[raw] = "unknown, and ignored by request"
         else:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from openmplug.checkpoints.adapters import folder_hash, holds_adapters, load_folder
+from openmplug.checkpoints.export import keymap_of, original_tensor
 from openmplug.checkpoints.folder import ORIGIN, UNUSED, find_folder, is_ours
 from openmplug.checkpoints.foreign import Options, open_foreign
+from openmplug.checkpoints.keymap import KeyMap
 from openmplug.checkpoints.store import WEIGHTS, check_keys, model_hash, open_tensors, read_config, read_shapes, read_weights
 from openmplug.checkpoints.torch_files import read_torch_file
 from openmplug.errors import ModelError
@@ -63,7 +65,8 @@ def verify(path: Path, against: Path | None = None, options: Options | None = No
             )
         report |= {"origin": origin["origin"], "source": origin["source"], "source_sha256": origin["source_sha256"]}
         if against is not None:
-            report["equal"] = _compare(folder, tensors, origin, against)
+            keymap = keymap_of(saved_config(config), config["modules"])
+            report["equal"] = _compare(folder, tensors, origin, against, keymap)
     elif against is not None:
         raise ModelError(f"'{folder}' has no {ORIGIN}: it was trained here and came from no file")
     return report
@@ -76,7 +79,7 @@ def _finite(tensors: Mapping[str, Tensor], where: str) -> None:
         raise ModelError(f"'{where}': {broken[0]}{more} holds infinities or NaN; the weights are broken, use another checkpoint")
 
 
-def _compare(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any], against: Path) -> int:
+def _compare(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any], against: Path, keymap: KeyMap) -> int:
     """Compare every tensor with its file's, and return how many there are."""
     theirs = read_torch_file(against).tensors
     unused: dict[str, Tensor] = {}
@@ -87,9 +90,9 @@ def _compare(folder: Path, ours: Mapping[str, Tensor], origin: Mapping[str, Any]
     for raw, entry in origin["keys"].items():
         if entry.get("dropped") or "tied" in entry:
             continue
-        mine = ours[entry["model"]] if "model" in entry else unused[raw]
+        mine = original_tensor(entry, ours, keymap) if "model" in entry else unused[raw]
         its = theirs.get(raw)
-        if its is None or its.dtype != mine.dtype or not torch.equal(mine.flatten(), its.flatten()):
+        if its is None or its.dtype != mine.dtype or not torch.equal(mine, its):
             raise ModelError(f"'{against}': {raw} differs from what '{folder}' holds; it is another file than the one that was converted")
         equal += 1
     return equal

@@ -164,7 +164,7 @@ def _summary(foreign: Foreign, source: Path, output: Path, report: dict[str, Any
         "task": foreign.task,
         "model": foreign.config.model_dump(mode="json"),
         "modules": list(foreign.modules),
-        "mapped": foreign.mapped,
+        "mapped": {key: names[0] if len(names) == 1 else names for key, names in foreign.mapped.items()},
         "unused": foreign.unused,
         "new": foreign.new,
         "notes": foreign.notes,
