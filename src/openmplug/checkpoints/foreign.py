@@ -25,15 +25,11 @@ from openmplug.checkpoints.torch_files import TorchFile, read_torch_file
 from openmplug.errors import ModelError
 from openmplug.models.families import build_network, config_of, named_config, network_class
 from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.selections import SELECTIONS
 from openmplug.models.vision import resize_positions
 
-TASK_MODULES = {
-    "vqa": ("vision", "text", "fusion", "decoder"),
-    "caption": ("vision", "decoder"),
-    "retrieval": ("vision", "text", "fusion", "contrastive", "matching"),
-    "grounding": ("vision", "text", "fusion", "decoder"),
-}
-"""Parts of the model that each task runs."""
+TASK_MODULES = {name: SELECTIONS[name].modules for name in ("vqa", "caption", "retrieval", "grounding")}
+"""Parts of the model that each task runs which the originals have."""
 
 _MODELSCOPE_TASKS = {
     "visual-question-answering": "vqa",

@@ -9,12 +9,14 @@ import torch
 
 from openmplug.checkpoints.adapters import folder_hash
 from openmplug.checkpoints.folder import ORIGIN, find_folder, is_ours
-from openmplug.checkpoints.foreign import TASK_MODULES, Options, open_foreign
+from openmplug.checkpoints.foreign import Options, open_foreign
 from openmplug.checkpoints.store import read_config
 from openmplug.config import did_you_mean
 from openmplug.errors import ModelError, UsageError
 from openmplug.models.families import SIZES, build_network, named_config, saved_config
 from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.mplug2 import MPLUG2Config
+from openmplug.models.selections import SELECTIONS, selected_modules
 
 RELEASED = (
     ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind"),
@@ -67,11 +69,31 @@ def size_rows() -> list[dict[str, Any]]:
                 "pixels": config.image_size,
                 "vision": f"{config.vision_layers}x{config.vision_width}/{config.patch_size}",
                 "text": f"{config.text_layers}x{config.width}",
+                "universal": config.universal_layers if isinstance(config, MPLUG2Config) else None,
                 "fusion": f"{config.fusion_layers} {list(config.connected_layers)}",
                 "decoder": config.decoder_layers,
             }
         )
     return rows
+
+
+def _describe_size(name: str, task: str | None, fields: dict[str, Any]) -> dict[str, Any]:
+    config = named_config(name, **fields)
+    modules: tuple[str, ...] | None = None
+    notes: list[str] = []
+    if task is not None:
+        modules = selected_modules(config, task)
+        if "classification" in modules and not config.classes:
+            config = config.model_copy(update={"classes": 2})
+            notes = [f"the head is counted with 2 classes; for another number: openmplug models show {name} --task {task} classes=N"]
+    return {
+        "kind": "size",
+        "task": task,
+        "modules": list(modules) if modules else None,
+        "model": config.model_dump(mode="json"),
+        "parts": _parts(config, modules),
+        "notes": notes,
+    }
 
 
 def describe_model(name: str, task: str | None = None, options: Options | None = None) -> dict[str, Any]:
@@ -86,11 +108,10 @@ def describe_model(name: str, task: str | None = None, options: Options | None =
         UsageError: If it is neither a size nor a path, or the task is unknown.
         ModelError: If the path is no checkpoint.
     """
-    if task is not None and task not in TASK_MODULES:
-        raise UsageError(f"unknown task '{task}'{did_you_mean(task, TASK_MODULES)} (one of {', '.join(TASK_MODULES)})")
+    if task is not None and task not in SELECTIONS:
+        raise UsageError(f"unknown task '{task}'{did_you_mean(task, SELECTIONS)} (one of {', '.join(SELECTIONS)})")
     if name in SIZES:
-        config, modules = named_config(name), TASK_MODULES[task] if task else None
-        return {"kind": "size", "task": task, "model": config.model_dump(mode="json"), "parts": _parts(config, modules), "notes": []}
+        return _describe_size(name, task, dict(options.architecture) if options else {})
     path = Path(name).expanduser()
     if not path.exists():
         raise UsageError(f"'{name}' is neither a path nor a size{did_you_mean(name, SIZES)} (sizes: {', '.join(SIZES)})")

@@ -19,6 +19,7 @@ app = typer.Typer(help="List, show, convert and verify models and their weights.
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="Checkpoint file, or folder (ours, ModelScope, DeepSpeed, CLIP, BERT).")]
 Fields = Annotated[list[str] | None, typer.Argument(metavar="A=B", help="Sizes that no file tells, such as heads=4 connected_layers=[3].")]
 TaskName = Annotated[str | None, typer.Option("--task", help="vqa, caption, retrieval or grounding; else what the file tells.")]
+ShownTask = Annotated[str | None, typer.Option("--task", help="Show what this task runs: vqa, video-caption, text-classification, ...")]
 Size = Annotated[str | None, typer.Option("--size", help="Named size, for files that do not show theirs (BERT): mplug-base, mplug-large.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side of the pictures in pixels; the position grid is resized.")]
 Configs = Annotated[list[Path] | None, typer.Option("--config", help="Configuration file (config_bert.json, a YAML); may be repeated.")]
@@ -65,11 +66,12 @@ def list_all(json_output: Json = False, debug: Debug = False) -> None:
     if json_output:
         screen.document({"sizes": rows, "weights": [dict(zip(("name", "size", "task", "origin"), one, strict=True)) for one in RELEASED]})
         return
+    columns = ("name", "million", "pixels", "vision", "text", "universal", "fusion", "decoder")
     screen.table(
         "Sizes: million parameters, pixels, layers x width / patch, layers that fuse (connected ones from 0)",
-        ("name", "million", "pixels", "vision", "text", "fusion", "decoder"),
-        [[row[name] for name in ("name", "million", "pixels", "vision", "text", "fusion", "decoder")] for row in rows],
-        right=("million", "pixels", "text", "fusion", "decoder"),
+        columns,
+        [["" if row[name] is None else row[name] for name in columns] for row in rows],
+        right=columns[1:3] + columns[4:],
     )
     screen.table(
         "Released weights that can be converted (bring them yourself)",
@@ -83,7 +85,7 @@ def list_all(json_output: Json = False, debug: Debug = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A named size, a folder of ours, or any checkpoint.")],
     fields: Fields = None,
-    task: TaskName = None,
+    task: ShownTask = None,
     size: Size = None,
     configs: Configs = None,
     json_output: Json = False,
@@ -96,7 +98,11 @@ def show(
     if json_output:
         screen.document(found)
         return
-    about = [(key, value) for key, value in found.items() if key not in ("parts", "model", "notes") and value is not None]
+    about = [
+        (key, ", ".join(value) if key == "modules" else value)
+        for key, value in found.items()
+        if key not in ("parts", "model", "notes") and value is not None
+    ]
     screen.table(str(name), ("what", "value"), about)
     columns = ("part", "tensors", "parameters", "MB fp32", "MB bf16")
     screen.table(
