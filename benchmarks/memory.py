@@ -5,6 +5,9 @@ the program take is in it, and said apart in the first line. Reading weights hol
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --sizes mplug-tiny mplug-small mplug-base --json memory.json
 
+    OMP_NUM_THREADS=2 python benchmarks/memory.py --sizes mplug2-large --task caption --frames 16 --batch-sizes 1 --inference fp32 \\
+        --training checkpointing --limit-seconds 1800
+
 Prints two Markdown tables. Cells whose process was killed, or that were left out by ``--limit-gib``, say so.
 """
 
@@ -50,44 +53,47 @@ def start_counting() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def batch_of(task: Any, count: int, training: bool) -> Any:
-    """Make a batch of random pictures with a question of 10 words and an answer each."""
+def batch_of(task: Any, count: int, training: bool, frames: int = 0) -> Any:
+    """Make a batch of random pictures, or clips of so many frames, with a question of 10 words and an answer each."""
     import torch
 
     from openmplug.batch import Item, Sample
 
     size = task.model.config.image_size
     samples = [Sample(str(n), f"{n}.jpg", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10", ("w1 w2",), (1.0,), ("w1 w2",), n) for n in range(count)]
-    return task.collator(training)([Item(sample, torch.randn(3, size, size)) for sample in samples])
+    shape = (*((frames,) if frames else ()), 3, size, size)
+    return task.collator(training)([Item(sample, torch.randn(shape)) for sample in samples])
 
 
-def build(size: str, training: bool, **settings: Any) -> Any:
-    """Build a question-answering task of a size with random weights."""
+def build(size: str, training: bool, task: str = "vqa", clips: bool = False, **settings: Any) -> Any:
+    """Build a task of a size with random weights and the size's own vocabulary, of which a few words are real."""
     import torch
 
     from openmplug.data.tokenizer import Tokenizer, build_vocabulary
     from openmplug.engine.recipe import model_config
-    from openmplug.models.mplug import MPLUG
+    from openmplug.models.families import build_network, network_class
     from openmplug.tasks import TASKS
 
     torch.manual_seed(0)
-    cls = TASKS["vqa"]
+    cls = TASKS[task]
     checked = cls.Settings(**settings)
     tokenizer = Tokenizer.from_vocab(build_vocabulary([" ".join(f"w{n}" for n in range(WORDS))], min_count=1))
-    return cls(MPLUG(model_config({"name": size}), cls.needed_modules(checked)), tokenizer, checked, training)
+    config = model_config({"name": size})
+    modules = network_class(config).selection(cls.needed_modules(checked), clips)
+    return cls(build_network(config, modules), tokenizer, checked, training)
 
 
-def infer(size: str, kind: str, batch_size: int) -> dict[str, float]:
-    """Answer twice."""
+def infer(size: str, kind: str, batch_size: int, task_name: str = "vqa", frames: int = 0) -> dict[str, float]:
+    """Answer, or describe, twice."""
     import torch
 
     from openmplug.device import autocast
     from openmplug.models.quantize import quantize
 
-    task = build(size, False, num_beams=5, max_length=6).eval()
+    task = build(size, False, task_name, frames > 0, num_beams=5, min_length=1, max_length=6).eval()
     if kind.startswith("int"):
         quantize(task.model, kind)
-    batch = batch_of(task, batch_size, False)
+    batch = batch_of(task, batch_size, False, frames)
     start_counting()
     with torch.inference_mode(), autocast(torch.device("cpu"), "bf16" if kind == "bf16" else "fp32"):
         task.predict(batch)
@@ -96,8 +102,17 @@ def infer(size: str, kind: str, batch_size: int) -> dict[str, float]:
     return {"gib": status("VmHWM"), "seconds": time.perf_counter() - began}
 
 
-def train(size: str, batch_size: int, rank: int = 0, precision: str = "fp32", recompute: bool = False) -> dict[str, float]:
-    """Take two optimizer steps: the second one has AdamW's moments beside the gradients."""
+def train(
+    size: str,
+    batch_size: int,
+    rank: int = 0,
+    precision: str = "fp32",
+    recompute: bool = False,
+    task_name: str = "vqa",
+    frames: int = 0,
+    steps: int = 2,
+) -> dict[str, float]:
+    """Take optimizer steps: the second one has AdamW's moments beside the gradients."""
     import torch
 
     from openmplug.device import autocast
@@ -105,21 +120,22 @@ def train(size: str, batch_size: int, rank: int = 0, precision: str = "fp32", re
     from openmplug.engine.optim import OptimSettings, build_optimizer
     from openmplug.engine.recompute import recompute_layers
 
-    task = build(size, True).train()
+    task = build(size, True, task_name, frames > 0).train()
     if rank:
         add_adapters(task, LoraSettings(rank=rank), (), ())
     recompute_layers(task.model, recompute)
     optimizer = build_optimizer(task.model, OptimSettings())
-    batch = batch_of(task, batch_size, True)
+    batch = batch_of(task, batch_size, True, frames)
     start_counting()
-    for _ in range(2):
+    for _ in range(steps):
         began = time.perf_counter()
         with autocast(torch.device("cpu"), precision):
             loss = task(batch).total
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return {"gib": status("VmHWM"), "seconds": time.perf_counter() - began}
+    count = sum(parameter.numel() for parameter in task.model.parameters())
+    return {"gib": status("VmHWM"), "seconds": time.perf_counter() - began, "parameters": count, "loss": loss.item()}
 
 
 def cell(arguments: dict[str, Any], limit_seconds: float) -> dict[str, Any]:
@@ -151,6 +167,8 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 8], help="of fine-tuning; inference takes 1")
     parser.add_argument("--inference", nargs="*", default=list(INFERENCE))
     parser.add_argument("--training", nargs="*", default=list(TRAINING))
+    parser.add_argument("--task", default="vqa", choices=("vqa", "caption"))
+    parser.add_argument("--frames", type=int, default=0, help="of a clip; 0 = pictures")
     parser.add_argument("--limit-seconds", type=float, default=300.0, help="of a cell")
     parser.add_argument("--json", type=Path, help="write every number here too")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -167,22 +185,24 @@ def main() -> None:
         return
     import torch
 
+    what = {"task_name": options.task, "frames": options.frames}
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     empty = cell({"work": "nothing"}, options.limit_seconds)
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
     print(f"Python, torch and openmplug alone: {empty['gib']:.2f} GiB\n")
-    title = "Answering one question (5 beams), GiB (seconds)"
+    about = f"{options.task}, {options.frames} frames" if options.frames else options.task
+    title = f"Inference ({about}, 5 beams), GiB (seconds)"
     found[title] = {
-        (size, kind): cell({"work": "infer", "size": size, "kind": kind, "batch_size": 1}, options.limit_seconds)
+        (size, kind): cell({"work": "infer", "size": size, "kind": kind, "batch_size": 1, **what}, options.limit_seconds)
         for size in options.sizes
         for kind in options.inference
     }
     if options.inference:
         print(table(title, options.sizes, options.inference, found[title]), flush=True)
     for batch_size in options.batch_sizes if options.training else ():
-        title = f"Fine-tuning, batch of {batch_size}, GiB (seconds of a step)"
+        title = f"Fine-tuning ({about}), batch of {batch_size}, GiB (seconds of a step)"
         found[title] = {
-            (size, name): cell({"work": "train", "size": size, "batch_size": batch_size, **TRAINING[name]}, options.limit_seconds)
+            (size, name): cell({"work": "train", "size": size, "batch_size": batch_size, **TRAINING[name], **what}, options.limit_seconds)
             for size in options.sizes
             for name in options.training
         }

@@ -193,7 +193,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             value.copy_(file.get_tensor(name))
 
 
-def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None) -> list[str]:
+def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None, may_differ: Collection[str] = ()) -> list[str]:
     """Load the weights that a folder and a model share; used to start one task from another's weights.
 
     A part of the model (first name of the key) is loaded whole or not at all. A position grid of another picture size is resized.
@@ -202,9 +202,10 @@ def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | 
         folder: Where the weights are.
         model: What they are written into.
         wanted_parts: Parts that may be loaded; None = all.
+        may_differ: Parts that are left out where they do not fit, such as a head for other classes; "*" = all.
 
     Returns:
-        The wanted parts that the folder does not have, sorted; they are left as they are.
+        The wanted parts that the folder does not have, or has otherwise and may, sorted; they are left as they are.
 
     Raises:
         ModelError: If the file is damaged, shares nothing wanted with the model, or has a shared part that does not fit.
@@ -217,16 +218,30 @@ def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | 
     parts = {name.split(".")[0] for name in found} & needed
     if not parts:
         raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))}; give weights of the same architecture")
+    shapes = _fitting_positions(found, state)
+    parts -= {part for part in parts if part in may_differ or "*" in may_differ if not _fits(part, shapes, state)}
+    if not parts:
+        raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))} in the model's sizes; give weights of a nearer one")
     wanted = {name: value for name, value in state.items() if name.split(".")[0] in parts}
-    shapes = {name: shape for name, shape in found.items() if name.split(".")[0] in parts}
-    if _POSITIONS in wanted and _POSITIONS in shapes and shapes[_POSITIONS][1:] == wanted[_POSITIONS].shape[1:]:
-        shapes[_POSITIONS] = tuple(wanted[_POSITIONS].shape)
+    shapes = {name: shape for name, shape in shapes.items() if name.split(".")[0] in parts}
     check_keys(shapes, {name: tuple(value.shape) for name, value in wanted.items()}, str(path))
     with open_tensors(path) as file, torch.no_grad():
         for name, value in wanted.items():
             stored = file.get_tensor(name)
             value.copy_(resize_positions(stored, len(value)) if name == _POSITIONS and len(stored) != len(value) else stored)
     return sorted(needed - parts)
+
+
+def _fitting_positions(found: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Take a position grid of another picture size for the model's own: it is resized."""
+    if _POSITIONS in found and _POSITIONS in state and found[_POSITIONS][1:] == state[_POSITIONS].shape[1:]:
+        return {**found, _POSITIONS: tuple(state[_POSITIONS].shape)}
+    return dict(found)
+
+
+def _fits(part: str, found: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> bool:
+    mine = {name: tuple(value.shape) for name, value in state.items() if name.split(".")[0] == part}
+    return mine == {name: tuple(shape) for name, shape in found.items() if name.split(".")[0] == part}
 
 
 def model_hash(folder: Path) -> str:

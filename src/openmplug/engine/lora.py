@@ -35,7 +35,7 @@ class LoraSettings(Settings):
     rank: int = Field(0, ge=0)
     alpha: float | None = Field(None, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] = ("vision", "text", "fusion", "decoder")
+    targets: tuple[str, ...] = ("vision", "temporal", "text", "universal", "fusion", "decoder")
     train_also: tuple[str, ...] = ()
 
     @property

@@ -76,15 +76,21 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
             raise ModelError(
                 f"'{folder}' holds adapters, not weights to start from; merge them first: openmplug merge {folder} --output DIR"
             )
+        content = read_config(folder)
+        modules = set(content.get("modules", ()))
         # An image tower alone (CLIP) has no words.
-        worded = set(read_config(folder).get("modules", ())) != {"vision"}
+        worded = modules != {"vision"}
         if worded and Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
             raise ModelError(
                 f"the vocabulary of '{folder}' is not the run's; start from weights of one vocabulary, or leave out tokenizer.vocab"
             )
-        before, missing = missing, load_shared(folder, task.model, missing)
+        # Another family's parts serve where they are of the same sizes; a head for other classes never does.
+        other = content.get("architecture", "mplug") != architecture_of(task.model.config)
+        before, missing = missing, load_shared(folder, task.model, missing, ("*",) if other else ("classification",))
         loaded[folder] = [part for part in before if part not in missing]
         display.say(f"{', '.join(loaded[folder])}: from '{folder}'")
+        if differing := [part for part in missing if part in modules]:
+            display.say(f"{', '.join(differing)} of '{folder}': of another size, left out")
         if not missing:
             break
     return loaded, missing

@@ -292,7 +292,7 @@ class PostNormCrossBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memory: KeyValues,
+        memory: KeyValues | None,
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
@@ -301,13 +301,14 @@ class PostNormCrossBlock(nn.Module):
 
         Args:
             x: Text states; with a cache only those of the new tokens.
-            memory: ``cross_attention.attention.project(states)`` with B rows, B dividing R.
+            memory: ``cross_attention.attention.project(states)`` with B rows, B dividing R; None leaves the cross-attention out.
             mask: For the self-attention, broadcastable to (R, N, T, all tokens so far).
             memory_mask: (B, 1, 1, S) or None.
             cache: Where the self-attention's keys and values are kept between steps.
         """
         x = self.self_attention.to_itself(x, mask, cache)
-        x = self.cross_attention(x, memory, memory_mask)
+        if memory is not None:
+            x = self.cross_attention(x, memory, memory_mask)
         return self.feed_forward(x)
 
 

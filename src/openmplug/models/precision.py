@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.heads import ContrastiveHead, MatchingHead
+from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
 from openmplug.models.network import Network
 from openmplug.models.packing import PackedWeight, bf16_on_cpu
 from openmplug.models.text import TextEmbeddings
@@ -29,8 +29,8 @@ _LEAST_GAIN = 1.2  # less is not worth other rounding
 def cast_for_inference(model: Network, dtype: torch.dtype = torch.bfloat16) -> Network:
     """Make a model's weights bf16 (or fp32 again) in place and pack them for inference; it is not meant to be trained afterwards.
 
-    Run it without autocast. Norms, the position and type tables and the heads of retrieval stay fp32 (on a GPU, whose norm kernels
-    take one type only, the norms are cast too). Packed copies take the memory that the smaller weights save on a CPU.
+    Run it without autocast. Norms, the position and type tables and the heads of retrieval and classification stay fp32 (on a GPU, whose
+    norm kernels take one type only, the norms are cast too). Packed copies take the memory that the smaller weights save on a CPU.
 
     Args:
         model: In eval mode.
@@ -49,7 +49,7 @@ def cast_for_inference(model: Network, dtype: torch.dtype = torch.bfloat16) -> N
 
 
 def _fp32_parameters(module: nn.Module) -> list[Tensor]:
-    if isinstance(module, ContrastiveHead | MatchingHead):
+    if isinstance(module, ContrastiveHead | MatchingHead | ClassificationHead):
         return list(module.parameters())
     if isinstance(module, TextEmbeddings):
         return [module.positions.weight, module.types.weight, *module.norm.parameters()]
@@ -65,7 +65,7 @@ def pack_for_inference(model: Network) -> None:
     """
     for name in model.modules_built:
         module = getattr(model, name)
-        if name == "decoder" or (name in ("vision", "text", "fusion") and _weight_dtype(module) is torch.bfloat16):
+        if name == "decoder" or (name in ("vision", "temporal", "text", "universal", "fusion") and _weight_dtype(module) is torch.bfloat16):
             module.pack()
 
 

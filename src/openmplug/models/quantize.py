@@ -49,7 +49,7 @@ def quantize(model: nn.Module, bits: str) -> None:
 
     ``int8`` has one scale per output and, on a CPU, rounds each token's input to 8 bits too, so that the product is one of integers;
     elsewhere the input stays as it is. ``int4`` has a scale and an offset for every 32 weights and computes in bf16, on a CPU only.
-    Word tables, norms, patch embedding and the small heads of retrieval stay as they are.
+    Word tables, norms, patch embedding and the small heads of retrieval and classification stay as they are.
 
     Args:
         model: An ordinary model, on the device it is to run on.
@@ -78,7 +78,7 @@ def quantize(model: nn.Module, bits: str) -> None:
 def _layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Find the linear layers of attention, feed-forward and language head, with their owners."""
     for path, module in model.named_modules():
-        if path.split(".")[0] in ("contrastive", "matching"):
+        if path.split(".")[0] in ("contrastive", "matching", "classification"):
             continue
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):

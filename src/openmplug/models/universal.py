@@ -50,7 +50,7 @@ class UniversalLayers(nn.Module):
         """Encode text states (B, T, D) with mask (B, T); the cross-attention stands aside."""
         keys = key_mask(mask)
         for layer in self._blocks():
-            text = layer.feed_forward(layer.self_attention.to_itself(text, keys))
+            text = layer(text, None, keys)
         return text
 
     def read_vision(self, vision: Tensor) -> Tensor:

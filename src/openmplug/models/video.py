@@ -66,6 +66,11 @@ class LocalTemporal(nn.Module):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        self.reduce.pack()
+        self.expand.pack()
+
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Transform the tokens of frames x (B * F, 1 + P, D)."""
         hidden = self.reduce(self.norm(x)).unflatten(0, (-1, frames))  # (B, F, 1 + P, D/2)
@@ -128,6 +133,13 @@ class TemporalModules(nn.Module):
             layer.after.reset_parameters()
         if self.outer_taps is not None:
             nn.init.zeros_(self.outer_taps)
+
+    def pack(self) -> None:
+        """Pack the weights for inference; see ``models.packing``."""
+        for layer in self.layers:
+            assert isinstance(layer, TemporalLayer)
+            layer.before.pack()
+            layer.after.pack()
 
     def patches(self, tower: VisionTransformer, clips: Tensor) -> Tensor:
         """Project the patches of clips (B, F, 3, H, W) to (B, F', P, D)."""
