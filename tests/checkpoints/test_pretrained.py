@@ -18,8 +18,11 @@ from openmplug.checkpoints.pretrained import bert_to_original
 from openmplug.checkpoints.store import load_shared, read_config
 from openmplug.checkpoints.torch_files import read_torch_file
 from openmplug.errors import ModelError
+from openmplug.models.families import build_network, saved_config
 from openmplug.models.mplug import MPLUG, MPLUGConfig
-from tiny_models import randomise, tiny_config
+from openmplug.models.mplug2 import MPLUG2
+from openmplug.models.video import encode_clips
+from tiny_models import randomise, tiny_config, tiny_config2
 
 transformers = pytest.importorskip("transformers")
 
@@ -78,6 +81,39 @@ def test_clip_starts_a_model_of_another_picture_size(clip_folder: Path, tmp_path
     missing = load_shared(tmp_path / "ours", model)
     assert missing == ["contrastive", "decoder", "fusion", "matching", "text", "vision_projection"]
     assert model.vision.positions.shape == (5, 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [0, 2])
+def test_clip_starts_a_model_of_clips(clip_folder: Path, tmp_path: Path, stride: int) -> None:
+    """Kernel inflation: before it has learned anything, the video tower sees each frame as CLIP does."""
+    convert(clip_folder, tmp_path / "ours")
+    model = MPLUG2(
+        tiny_config2(image_size=32, vision_width=64, vision_heads=1, temporal_stride=stride), ("vision", "temporal", "universal")
+    ).eval()
+    assert load_shared(tmp_path / "ours", model) == ["temporal", "universal", "vision_projection"]
+    theirs = transformers.CLIPModel.from_pretrained(clip_folder).vision_model.eval()
+    clips = torch.randn(2, 4, 3, 32, 32)
+    seen = clips[:, ::stride] if stride else clips
+    expected = theirs.post_layernorm(theirs(seen.flatten(0, 1)).last_hidden_state)[:, 1:].unflatten(0, seen.shape[:2])
+    found = encode_clips(model.vision, model.temporal, clips)
+    assert torch.allclose(found[:, 1:], expected.flatten(1, 2), atol=1e-4)
+
+
+@torch.no_grad()
+def test_bert_s_last_layers_become_the_universal_ones(bert_folder: Path, tmp_path: Path) -> None:
+    sizes = {**BERT, "width": 32, "intermediate": 48, "text_layers": 3, "universal_layers": 2, "latents": 5, "connected_layers": ()}
+    foreign, _ = convert(bert_folder, tmp_path / "ours", Options(size="mplug2-base", architecture=sizes))
+    assert foreign is not None
+    others = {name for name in foreign.new if "cross_attention" not in name}
+    assert others == {"universal.latents", "universal.norm.weight", "universal.norm.bias"}
+    config = read_config(tmp_path / "ours")
+    ours = build_network(saved_config(config), config["modules"]).eval()
+    assert load_shared(tmp_path / "ours", ours) == []
+    theirs = transformers.BertModel.from_pretrained(bert_folder).eval()
+    ids = torch.tensor([[101, 105, 106, 107], [101, 108, 109, 110]])
+    expected = theirs(ids).last_hidden_state
+    assert torch.allclose(ours.encode_text(ids, torch.ones_like(ids, dtype=torch.bool)), expected, atol=1e-5)
 
 
 def test_bert_computes_the_same(bert_folder: Path, tmp_path: Path) -> None:

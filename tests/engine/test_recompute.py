@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,17 +11,21 @@ import torch
 from openmplug.engine.recompute import recompute_layers
 from openmplug.models.decoder import DecoderMemory
 from openmplug.models.layers import KeyValueCache, KeyValues
+from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
-from tiny_models import tiny_decoder
-from tiny_tasks import captions, questions, tiny_task, training_batch
+from tiny_models import SIZES2, randomise, tiny_decoder
+from tiny_tasks import captions, questions, tiny_task, tokenizer, training_batch
 
 SAMPLES = {"vqa": questions, "caption": captions, "retrieval": captions}
 SETTINGS = {"vqa": {}, "caption": {"max_length": 20}, "retrieval": {"queue_size": 16}}
 
 
-def step(task: Task, name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
+def step(task: Task, name: str, frames: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
     """One training step with dropout; returns loss, gradients and how many numbers were kept for the backward pass."""
     batch, kept = training_batch(task, SAMPLES[name]()), [0]
+    if frames:
+        assert batch.images is not None
+        batch = replace(batch, images=torch.randn(len(batch.images), frames, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[0] += tensor.numel()
@@ -45,6 +50,22 @@ def test_losses_and_gradients_are_the_same(name: str) -> None:
     assert all(torch.equal(gradients[key], same[key]) for key in gradients)
     # Non-reentrant checkpointing holds nothing inside a layer; what is kept is between the layers.
     assert kept_again < kept / 2
+
+
+@pytest.mark.parametrize("name", ["vqa", "caption"])
+def test_clips_too(name: str) -> None:
+    """mPLUG-2's temporal modules are computed again inside the tower's layers, its universal layers for words and for clips."""
+    torch.manual_seed(0)
+    sizes = {**SIZES2, "temporal_stride": 2, "dropout": 0.2, "attention_dropout": 0.2}
+    plain = build_task(name, sizes, tokenizer(), SETTINGS[name], training=True, clips=True)
+    randomise(plain.model, std=0.1)
+    recomputed = copy.deepcopy(plain)
+    recompute_layers(recomputed.model, True)
+    first, second = step(plain, name, frames=5), step(recomputed, name, frames=5)
+    assert torch.equal(first[0], second[0])
+    assert {"temporal", "universal"} <= {key.split(".")[0] for key in first[1]}
+    assert all(torch.equal(first[1][key], second[1][key]) for key in first[1])
+    assert second[2] < first[2] / 2
 
 
 def test_names_and_copies_stay_as_they_were() -> None:
