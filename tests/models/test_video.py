@@ -114,6 +114,8 @@ def test_clips_and_gradients_are_the_plain_ones(stride: int, frames: int, univer
     kept = (frames - 1) // stride + 1 if stride else frames
     assert raw.shape == (2, 1 + 4 * kept, 32)
     torch.testing.assert_close(encode_clips(model.vision, model.temporal, clips), raw, atol=1e-9, rtol=1e-9)
+    with torch.no_grad():  # another way, in place
+        torch.testing.assert_close(encode_clips(model.vision, model.temporal, clips), raw.detach(), atol=1e-9, rtol=1e-9)
     expected = plain_universal(state, raw, config.heads, config.text_layers - universal, universal)
     found = model.encode_images(clips)
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)

@@ -145,6 +145,18 @@ def test_a_prompt_that_leaves_no_word_to_learn_is_refused() -> None:
 # -------------------------------------------------------------------------------------------------------------------- captions
 
 
+def test_a_captioner_may_begin_at_the_start_and_what_stands_behind_the_prompt_is_kept() -> None:
+    """mPLUG-2's scripts: the prompt is for training; what is written is cut at it."""
+    plain = task_with(prompt="")
+    started = task_with(prompt="a picture of", generate_from="start")
+    batch = evaluation_batch(plain, captions())
+    free, same = (task.predict(batch) for task in (plain, started))
+    assert [one.text for one in free] == [one.text for one in same]
+    assert started._behind_prompt("a picture of a red ball") == "a red ball"
+    assert started._behind_prompt("a red ball") == "a red ball"
+    assert task_with(prompt="a picture of")._behind_prompt("a picture of a ball") == "a picture of a ball"
+
+
 def test_captions_begin_with_the_prompt_but_for_its_last_word() -> None:
     for seed in range(3):
         task = task_with(prompt="a picture of ", seed=seed)

@@ -23,7 +23,7 @@ from openmplug.checkpoints.originals import QUEUE, final_name, is_momentum, orig
 from openmplug.checkpoints.store import check_keys
 from openmplug.checkpoints.torch_files import TorchFile, read_torch_file
 from openmplug.errors import ModelError
-from openmplug.models.families import build_network, config_of, named_config, network_class
+from openmplug.models.families import architecture_of, build_network, config_of, named_config, network_class
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.selections import SELECTIONS
 from openmplug.models.vision import resize_positions
@@ -253,6 +253,8 @@ def _assemble(
     settings = {ours: hints[theirs] for theirs, ours in _SETTINGS.items() if theirs in hints and task in ("vqa", "caption")}
     if task == "caption" and "prompt" in hints:
         settings["prompt"] = hints["prompt"]
+        if hints["prompt"] and architecture_of(config) == "mplug2":
+            settings["generate_from"] = "start"  # as the released script does
     if task == "grounding" and {"prefix_ids", "target_ids"} <= state.keys():
         settings = {ours: int(state[theirs].flatten()[0]) for ours, theirs in _BOX_IDS.items()}
     return Foreign(found.file, origin, file, config, modules, task, tensors, mapped, unused, tied, new, settings, found.vocabulary, notes)

@@ -17,12 +17,12 @@ from openmplug.models.packing import Linear, PackedLinear, PackedWeight, add_lin
 
 BERT_NORM_EPS = 1e-12
 CLIP_NORM_EPS = 1e-5
-_QUICK = 1.702  # the factor in CLIP's GELU
+QUICK = 1.702  # the factor in CLIP's GELU
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """Compute CLIP's GELU, ``x * sigmoid(1.702 x)``."""
-    return F.silu(_QUICK * x) / _QUICK
+    return F.silu(QUICK * x) / QUICK
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -360,7 +360,7 @@ class PreNormBlock(nn.Module):
         self.attention.output.pack()
         if plain(self.expand, self.contract):
             for linear in (self.expand, self.contract):
-                linear.packed.pack((linear.weight, linear.bias), bias_scale=_QUICK)
+                linear.packed.pack((linear.weight, linear.bias), bias_scale=QUICK)
 
     def forward(self, x: Tensor, around: AroundAttention | None = None) -> Tensor:
         """Transform x (B, V, D); ``around`` is what a layer over clips does besides, before and after the attention."""
@@ -375,8 +375,8 @@ class PreNormBlock(nn.Module):
         if expand is not None and contract is not None:
             # The factors of QuickGELU (below) ride along in the norm before it and the sum after it; the packed biases have them too.
             norm = self.mlp_norm
-            scaled = F.layer_norm(x, norm.normalized_shape, norm.weight * _QUICK, norm.bias * _QUICK, norm.eps)
-            return torch.add(x, contract.linear(expand.silu(scaled)), alpha=1 / _QUICK)
+            scaled = F.layer_norm(x, norm.normalized_shape, norm.weight * QUICK, norm.bias * QUICK, norm.eps)
+            return torch.add(x, contract.linear(expand.silu(scaled)), alpha=1 / QUICK)
         return x + self._quick_gelu_mlp(self.mlp_norm(x))
 
     def _quick_gelu_mlp(self, x: Tensor) -> Tensor:
@@ -387,6 +387,6 @@ class PreNormBlock(nn.Module):
         """
         if not plain(self.expand, self.contract):
             return self.contract(quick_gelu(self.expand(x)))
-        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=_QUICK, alpha=_QUICK)
+        hidden = torch.addmm(self.expand.bias, x.flatten(0, 1), self.expand.weight.T, beta=QUICK, alpha=QUICK)
         hidden = F.silu(hidden, inplace=not torch.is_grad_enabled())
-        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / _QUICK).view(x.shape)
+        return torch.addmm(self.contract.bias, hidden, self.contract.weight.T, alpha=1 / QUICK).view(x.shape)

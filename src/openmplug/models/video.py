@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openmplug.models.layers import CLIP_NORM_EPS, PreNormBlock, quick_gelu
+from openmplug.models.layers import CLIP_NORM_EPS, QUICK, PreNormBlock, quick_gelu
 from openmplug.models.packing import Linear
 from openmplug.models.vision import VisionTransformer
 
@@ -35,12 +35,11 @@ class FrameMixing(nn.Module):
         """Mix x (B, F, ..., C) along F."""
         before, here, after = self.weight.to(x.dtype).unbind(1)
         mixed = torch.addcmul(self.bias.to(x.dtype), x, here)
-        if x.shape[1] == 1:
-            return mixed
-        rest = x.ndim - 2
-        earlier = F.pad(x[:, :-1] * before, (0, 0) * rest + (1, 0))
-        later = F.pad(x[:, 1:] * after, (0, 0) * rest + (0, 1))
-        return mixed + earlier + later
+        if x.shape[1] > 1:
+            # In place: what is between memory and the result here is nothing but reading and writing it.
+            mixed[:, 1:].addcmul_(x[:, :-1], before)
+            mixed[:, :-1].addcmul_(x[:, 1:], after)
+        return mixed
 
 
 class LocalTemporal(nn.Module):
@@ -73,10 +72,13 @@ class LocalTemporal(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Transform the tokens of frames x (B * F, 1 + P, D)."""
-        hidden = self.reduce(self.norm(x)).unflatten(0, (-1, frames))  # (B, F, 1 + P, D/2)
-        change = self.expand(quick_gelu(self.mixing(hidden)).flatten(0, 1))
+        hidden = self.mixing(self.reduce(self.norm(x)).unflatten(0, (-1, frames))).flatten(0, 1)  # (B * F, 1 + P, D/2)
         # The class tokens went along, one in P: to leave them out would copy everything twice.
-        return x + F.pad(change[:, 1:], (0, 0, 1, 0))
+        if torch.is_grad_enabled():
+            return x + F.pad(self.expand(quick_gelu(hidden))[:, 1:], (0, 0, 1, 0))
+        change = self.expand(F.silu(hidden.mul_(QUICK), inplace=True).div_(QUICK))
+        change[:, 0] = 0
+        return change.add_(x) if change.dtype == x.dtype else x + change  # under autocast the sums stay fp32
 
 
 class TemporalLayer(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -26,6 +27,8 @@ class CaptionSettings(Settings):
     Args:
         prompt: Words every caption begins with; they are given to the decoder and excluded from the loss, in the original's way
             (the last prompt word is neither: see docs/deviations.md).
+        generate_from: ``prompt`` gives the decoder the prompt (mPLUG's scripts), ``start`` lets it write from the beginning and keeps what
+            stands behind the prompt, if it wrote it (mPLUG-2's scripts).
         num_beams: Beams of the search.
         min_length: Fewest new tokens.
         max_length: Most new tokens.
@@ -35,6 +38,7 @@ class CaptionSettings(Settings):
     """
 
     prompt: str = ""
+    generate_from: Literal["prompt", "start"] = "prompt"
     num_beams: int = Field(default=5, ge=1)
     min_length: int = Field(default=8, ge=0)
     max_length: int = Field(default=25, ge=1)
@@ -128,12 +132,17 @@ class CaptioningTask(Task):
             num_beams=self.settings.num_beams,
             min_length=self.settings.min_length,
             max_length=self.settings.max_length,
-            prompt=self.prompt_ids[:-1],
+            prompt=self.prompt_ids[:-1] if self.settings.generate_from == "prompt" else [],
         )
         return [
-            Prediction(sample.id, text, best.score, sample.references, {"image": sample.image, **sample.extra})
+            Prediction(sample.id, self._behind_prompt(text), best.score, sample.references, {"image": sample.image, **sample.extra})
             for sample, (text, best) in zip(batch.samples, captions, strict=True)
         ]
+
+    def _behind_prompt(self, text: str) -> str:
+        if self.settings.generate_from == "prompt" or not self.settings.prompt:
+            return text
+        return text.split(self.settings.prompt)[-1].strip()
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Compute BLEU-1..4, ROUGE-L and CIDEr as fractions."""
