@@ -248,6 +248,8 @@ def open_video(place: Path | bytes, name: str) -> Video:
             names = [path.name for path in place.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
             return FrameFolder(names, lambda each: (place / each).read_bytes(), name)
         try:
+            if place.exists() and not place.is_file():  # to open a pipe would wait for someone to write into it
+                raise DataError(f"video '{name}' is neither a file nor a folder; expected one of them")
             with place.open("rb") as file:
                 start, size = file.read(12), place.stat().st_size
         except FileNotFoundError:
