@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 Frames: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 """(F, H, W, 3) uint8, red green blue."""
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .webm .mkv .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split()  # .gif is a picture's, too
-)
 _FOLDER_FPS = 25.0  # of frames that lie in a folder and say nothing about time
 
 

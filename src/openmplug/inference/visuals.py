@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from openmplug.data.clips import EvalClip, VideoSettings
-from openmplug.data.images import PICTURE_SUFFIXES
+from openmplug.data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from openmplug.data.transforms import EvalTransform, ImageSettings
-from openmplug.data.video import VIDEO_SUFFIXES, Animation, ArrayVideo, Video, kind_of_content, open_video
+from openmplug.data.video import Animation, ArrayVideo, Video, kind_of_content, open_video
 from openmplug.errors import DataError
 from openmplug.inference.pictures import ImageInput, pixels_of, read_image
 

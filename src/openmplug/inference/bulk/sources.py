@@ -18,9 +18,9 @@ from typing import Any
 from PIL import Image
 
 from openmplug.config import did_you_mean
-from openmplug.data.images import PICTURE_SUFFIXES, ArchiveImages, FolderImages, ImageSource, open_images
+from openmplug.data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES, ArchiveImages, FolderImages, ImageSource, open_images
 from openmplug.data.readers.files import read_rows
-from openmplug.data.video import VIDEO_SUFFIXES, Video, open_clip
+from openmplug.data.video import Video, open_clip
 from openmplug.errors import DataError
 from openmplug.inference.visuals import read_visual
 
