@@ -253,35 +253,46 @@ def test_no_frame_at_all(tmp_path: Path) -> None:
         refused(tmp_path / name, "video 'clip' (holds no frame|is not a video|has no moving)")
 
 
-def right_frames_or_error(place: bytes, plain: list[np.ndarray], indices: list[int]) -> str:
-    """Read frames of a damaged file: nothing but the right pixels, or one line, may come of it."""
-    try:
-        with open_video(place, "clip") as video:
-            if len(video) != len(plain):
-                return "length"
-            found = video.read(indices)
-    except DataError as error:
-        assert "\n" not in str(error) and "clip" in str(error)
-        return "error"
-    assert all(np.array_equal(one, plain[index]) for one, index in zip(found, indices, strict=True)), indices
-    return "right"
-
-
-@pytest.mark.parametrize("name", ["h264.mp4", "h264_open_gop.mp4", "mpeg4.avi", "h264.mkv"])
-def test_damage_in_the_middle(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_damage_reaches_to_the_next_key_frame_and_no_further(folder: Path, name: str, threads: int) -> None:
     path = made(folder, name)
+    with VideoFile(path, name) as video:
+        plain, keys = video.read(range(LENGTH)), video._table.keys.tolist()
+    assert keys == [0, 12, 24, 36, 48]
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     data = path.read_bytes()
-    with open_video(path, name) as video:
-        plain = list(video.read(range(LENGTH)))
-    rng = random.Random(name)
-    outcomes = []
-    for _ in range(25):
+    at = data.index(packets[30])  # in the group of frames 24 to 35
+    damaged = data[:at] + b"\xff" * 16 + data[at + 16 :]
+    right, wrong = [], []
+    for number in range(LENGTH):
+        with VideoFile(damaged, "clip", threads=threads) as video:
+            try:
+                assert np.array_equal(video.read([number])[0], plain[number])
+                right.append(number)
+            except DataError as error:
+                assert str(error) == f"video 'clip' is damaged: frame {number} of 60 cannot be decoded; get the file again"
+                wrong.append(number)
+    assert wrong and set(wrong) <= set(range(24, 36)) and 24 in right
+    with VideoFile(damaged, "clip") as video:
+        rest = [number for number in range(LENGTH) if number not in wrong]
+        assert np.array_equal(video.read(rest), plain[rest])
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg4.avi", "vp9.webm", "h264.mkv", "mpeg2.mpg"])
+def test_nothing_but_frames_or_one_line_comes_of_random_damage(folder: Path, name: str) -> None:
+    # A decoder does not notice every changed byte, so the pixels are not compared.
+    data, rng = made(folder, name).read_bytes(), random.Random(name)
+    for _ in range(20):
         damaged = bytearray(data)
-        at = rng.randrange(len(data) // 4, len(data) * 3 // 4)
-        damaged[at : at + 40] = rng.randbytes(min(40, len(data) - at))
-        for indices in ([2], [55], list(range(0, 60, 7))):
-            outcomes.append(right_frames_or_error(bytes(damaged), plain, indices))
-    assert "error" in outcomes
+        at = rng.randrange(len(data))
+        damaged[at : at + 60] = rng.randbytes(60)
+        try:
+            with open_video(bytes(damaged), "clip") as video:
+                assert video.read(range(0, len(video), 7)).dtype == np.uint8
+        except DataError as error:
+            assert "\n" not in str(error) and "video 'clip'" in str(error)
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264_fragments.mp4", "mpeg4.avi", "vp9.webm", "h264.mkv", "h264.ts", "mpeg2.mpg"])
@@ -294,10 +305,14 @@ def test_a_file_that_is_cut_short(folder: Path, name: str) -> None:
         cut = data[: int(len(data) * part)]
         try:
             with open_video(cut, "clip") as video:
-                assert len(video) <= LENGTH
-                whole = list(range(len(video) - 1))  # the last one may be cut itself
+                assert isinstance(video, VideoFile) and len(video) <= LENGTH
+                last = int(video._table.places.argmax())  # it may be cut itself
+                whole = [number for number in range(len(video)) if number != last]
                 if whole:
-                    assert all(np.array_equal(one, plain[index]) for one, index in zip(video.read(whole), whole, strict=True))
+                    found = video.read(whole)
+                    shown = numbers_in(found)
+                    assert shown == sorted(set(shown))
+                    assert all(np.array_equal(one, plain[number]) for one, number in zip(found, shown, strict=True))
         except DataError as error:
             assert "\n" not in str(error)
 
