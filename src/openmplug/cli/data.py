@@ -23,11 +23,11 @@ def default(context: typer.Context) -> None:
 def check(
     recipe: Recipe,
     overrides: Overrides = None,
-    every: Annotated[bool, typer.Option("--all", help="Decode every picture, not only the first 64 of each split.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Open every picture and video, not only the first 64 of each split.")] = False,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read a recipe's data set and say what is wrong: rows, file references, pictures."""
+    """Read a recipe's data set and say what is wrong: rows, file references, pictures, videos."""
     from openmplug.data.checking import check_split
     from openmplug.data.splits import read_split
     from openmplug.engine.recipe import load_recipe
@@ -41,15 +41,18 @@ def check(
     if json_output:
         screen.document({"ok": not problems, "problems": problems, "splits": [_as_dict(report) for report in reports]})
     else:
-        columns = ("split", "records", "pictures", "missing", "opened", "unreadable", "unused")
+        columns = ("split", "records", reports[0].kind, "missing", "opened", "unreadable", "unused")
         rows = [
             (report.name, report.records, report.pictures, len(report.missing), report.opened, len(report.unreadable), report.unused)
             for report in reports
         ]
         screen.table(f"Data in {settings.root}", columns, rows, right=columns[1:])
         for report in reports:
+            kind = "video" if report.first.clip else "image"
             words = f", text {report.first.text!r}" if report.first.text else ""
-            screen.note(f"first record of '{report.name}': image {report.first.image!r}{words}, targets {list(report.first.targets)[:3]!r}")
+            screen.note(
+                f"first record of '{report.name}': {kind} {report.first.image!r}{words}, targets {list(report.first.targets)[:3]!r}"
+            )
     if problems:
         raise DataError("; ".join(problems))
     if not json_output:

@@ -1,4 +1,4 @@
-"""``openmplug info``: versions, devices, picture formats, optional parts."""
+"""``openmplug info``: versions, devices, formats of pictures and videos, optional parts."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ OPTIONAL = {
     "glue": (("sklearn", "scipy"), "GLUE scores"),
 }
 
+DECODERS = {"H.264": "h264", "HEVC": "hevc", "VP8": "vp8", "VP9": "vp9", "AV1": "libdav1d", "MPEG-4": "mpeg4", "MPEG-2": "mpeg2video"}
+
 FORMATS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "AVIF": "avif"}
 
 
@@ -56,6 +58,21 @@ def _devices() -> list[dict[str, Any]]:
     return devices
 
 
+def _video() -> dict[str, Any]:
+    """Say which decoders of videos there are; animations and folders of frames need none of them."""
+    try:
+        import av
+        from av.codec import codecs_available
+    except ImportError:
+        return {"decoder": None, "ffmpeg": None, "codecs": {}}
+    ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
+    return {
+        "decoder": f"PyAV {av.__version__}",
+        "ffmpeg": f"libavcodec {ffmpeg}",
+        "codecs": {k: v in codecs_available for k, v in DECODERS.items()},
+    }
+
+
 def gather() -> dict[str, Any]:
     """Return what ``openmplug info --json`` prints."""
     import importlib.util
@@ -73,6 +90,7 @@ def gather() -> dict[str, Any]:
         "packages": {package: _version(package) for package in REQUIRED},
         "devices": _devices(),
         "image_formats": {name: bool(features.check(part)) for name, part in FORMATS.items()},
+        "video": _video(),
         "optional": optional,
     }
 
@@ -93,5 +111,9 @@ def show(json_output: Json = False, debug: Debug = False) -> None:
     screen.table("Devices", ("device", "what", "size"), rows)
     formats = ", ".join(name for name, works in facts["image_formats"].items() if works)
     screen.table("Pictures", ("formats",), [(formats,)])
+    video = facts["video"]
+    codecs = ", ".join(name for name, works in video["codecs"].items() if works)
+    found = f"{video['decoder']} ({video['ffmpeg']}): {codecs}" if video["decoder"] else OPTIONAL["video"][1] + " needs openmplug[video]"
+    screen.table("Videos", ("decoders",), [(f"{found}; GIF, WebP, PNG and folders of frames by Pillow",)])
     parts = [(name, part["needed_for"], "present" if part["present"] else part["install"]) for name, part in facts["optional"].items()]
     screen.table("Optional parts", ("part", "needed for", "state"), parts)

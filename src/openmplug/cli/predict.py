@@ -1,4 +1,4 @@
-"""``openmplug predict``: pictures in, a table of answers, captions or matches out."""
+"""``openmplug predict``: pictures and videos in, a table of answers, captions or matches out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Flags:
 
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Pictures, folders, JSONL or CSV tables with a column 'image', .tar shards."),
+        typer.Argument(metavar="INPUT...", help="Pictures, videos, folders, JSONL or CSV tables with a column 'image' or 'video', tars."),
     ]
     model: Model
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Table to write: .jsonl, .csv or .parquet.")]
@@ -54,6 +54,7 @@ class Flags:
     restart: Annotated[bool, _option("--restart", "Begin anew where a stopped run would be gone on with.")] = False
     engine: Annotated[str, _option("--engine", "What runs the model.", metavar="local|ray")] = "local"
     ray_workers: Annotated[int, _option("--ray-workers", "Models that Ray loads.", min=1)] = 1
+    frames: Annotated[int | None, _option("--frames", "Frames to look at of a video.", min=1, show_default="as in training")] = None
     device: Device = None
     dtype: Dtype = None
     quantize: Annotated[str | None, _option("--quantize", "Store the weights in few bits.", metavar="int8|int4")] = None
@@ -144,6 +145,7 @@ def _run(name: str, flags: Flags, text: str | None = None) -> None:
         restart=flags.restart,
         engine=flags.engine,
         ray_workers=flags.ray_workers,
+        frames=flags.frames,
     )
     if flags.dry_run:
         _dry_run(job, flags.json_output)

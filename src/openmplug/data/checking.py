@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from openmplug.batch import Failure, Sample
 from openmplug.data.images import ImageSource
@@ -26,6 +27,7 @@ class SplitReport:
         unused: Pictures that no record names.
         silent: Ids of records with nothing to learn: no answer, no caption.
         first: The first record, to be looked at.
+        kind: "pictures" or "videos": what the records are about.
         where: Where the pictures lie.
     """
 
@@ -39,15 +41,16 @@ class SplitReport:
     unreadable: list[Failure] = field(default_factory=list)
     unused: int = 0
     silent: list[str] = field(default_factory=list)
+    kind: str = "pictures"
 
     def problems(self) -> list[str]:
         """Return one line per kind of trouble; none means that the split can be used."""
         found = []
         if self.missing:
-            found.append(f"{len(self.missing):,} of {self.pictures:,} pictures are not in {self.where}: {_some(self.missing)}")
+            found.append(f"{len(self.missing):,} of {self.pictures:,} {self.kind} are not in {self.where}: {_some(self.missing)}")
         if self.unreadable:
             reasons = "; ".join(failure.reason for failure in self.unreadable[:3])
-            found.append(f"{len(self.unreadable):,} of {self.opened:,} opened pictures cannot be read: {reasons}")
+            found.append(f"{len(self.unreadable):,} of {self.opened:,} opened {self.kind} cannot be read: {reasons}")
         if self.silent:
             found.append(f"{len(self.silent):,} of {self.records:,} records have no answer or caption: ids {_some(self.silent)}")
         return found
@@ -70,6 +73,11 @@ def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
+def _named(name: str, named: Mapping[str, bool]) -> bool:
+    """Say whether a record names a file, or the folder of frames it lies in."""
+    return name in named or any(named.get(folder.as_posix()) for folder in PurePosixPath(name).parents)
+
+
 def check_split(split: Split, open_first: int | None = 64, opened: Callable[[int], None] | None = None) -> SplitReport:
     """Look at every record and file reference of a split and decode its first pictures.
 
@@ -81,8 +89,9 @@ def check_split(split: Split, open_first: int | None = 64, opened: Callable[[int
     clips = {sample.image: sample.clip for sample in split.samples if sample.image is not None}
     names = list(clips)
     report = SplitReport(split.name, len(split.samples), len(names), split.images.description, split.samples[0])
+    report.kind = "videos" if any(clips.values()) else "pictures"
     report.missing = [name for name in names if name not in split.images]
-    report.unused = len(set(split.images.names()) - set(names))
+    report.unused = sum(not _named(name, clips) for name in split.images.names())
     report.silent = [sample.id for sample in split.samples if not sample.targets]
     absent = set(report.missing)
     for name in [name for name in names if name not in absent][:open_first]:

@@ -8,15 +8,15 @@ the square by nearest neighbour. mPLUG sees frames 0, s, 2s, ... squashed bicubi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Annotated, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from openmplug.config import Settings
+from openmplug.config import Settings, validate
 from openmplug.data.frames import Sampling, chooser
 from openmplug.data.transforms import ImageSettings, Normalise, RandAugment, crop_box
 from openmplug.data.video import Frames, Video
@@ -62,6 +62,24 @@ class VideoSettings(Settings):
             if low > high:
                 raise ValueError(f"{name} must be [smallest, largest], got [{low}, {high}]")
         return self
+
+
+def released_video(architecture: str) -> VideoSettings:
+    """Return how a released model was evaluated on videos: for folders that say nothing about them."""
+    if architecture == "mplug2":
+        return VideoSettings(frames=16, sampling="middle", resize="nearest")
+    return VideoSettings(frames=8, sampling="uniform", train_sampling="uniform")
+
+
+def saved_video(content: Mapping[str, Any]) -> VideoSettings:
+    """Return the video settings of a folder's ``config.json``; those of the released models where it has none.
+
+    Raises:
+        UsageError: If a setting is unknown.
+    """
+    if "video" in content:
+        return validate(VideoSettings, content["video"], where="video")
+    return released_video(str(content.get("architecture", "mplug")))
 
 
 class ClipTransform(Protocol):

@@ -23,6 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from openmplug.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .avi .webm .mkv .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split()  # .gif is a picture's, too
+)
 MAX_PIXELS = 178_956_970  # twice PIL's warning limit, the size at which PIL itself refuses a picture
 
 # EXIF orientation (tag 0x0112) -> what turns the stored pixels upright.
@@ -151,8 +154,9 @@ class FolderImages(ImageSource):
         self.description = f"folder {self.root}"
 
     def names(self) -> list[str]:
-        """List every file below the folder that has a picture's suffix."""
-        found = (path for path in self.root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+        """List every file below the folder that has a picture's or a video's suffix."""
+        suffixes = PICTURE_SUFFIXES | VIDEO_SUFFIXES
+        found = (path for path in self.root.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def read(self, name: str) -> bytes:

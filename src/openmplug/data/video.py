@@ -6,13 +6,14 @@ from its header. Files are decoded by PyAV (``video_file.py``), animations (GIF,
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 Frames: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 """(F, H, W, 3) uint8, red green blue."""
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .webm .mkv .mpg .mpeg .ts .flv .wmv .ogv .3gp .gif".split()  # .gif is a picture's, too
-)
 _FOLDER_FPS = 25.0  # of frames that lie in a folder and say nothing about time
 
 
@@ -208,6 +206,25 @@ class Animation(Video):
 
 
 _PICTURE_STARTS = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff", b"BM")
+# EBML (mkv, webm), FLV, Ogg, MPEG program and elementary streams, ASF (wmv).
+_VIDEO_STARTS = (b"\x1a\x45\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75")
+
+
+def kind_of_content(place: Path | bytes) -> Literal["animation", "video", "other"]:
+    """Tell by its first bytes whether a file may be an animation, or says it is a video; what cannot be read is ``other``."""
+    start = b""
+    if isinstance(place, bytes):
+        start = place[:192]
+    else:
+        with contextlib.suppress(OSError), place.open("rb") as file:
+            start = file.read(192)
+    if start.startswith((b"GIF8", b"\x89PNG")) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return "animation"
+    boxes = start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # mp4, mov
+    transport = start[:1] == b"G" and start[188:189] == b"G"
+    if start.startswith(_VIDEO_STARTS) or boxes or transport or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
+        return "video"
+    return "other"
 
 
 def open_video(place: Path | bytes, name: str) -> Video:
@@ -228,6 +245,8 @@ def open_video(place: Path | bytes, name: str) -> Video:
             names = [path.name for path in place.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES]
             return FrameFolder(names, lambda each: (place / each).read_bytes(), name)
         try:
+            if place.exists() and not place.is_file():  # to open a pipe would wait for someone to write into it
+                raise DataError(f"video '{name}' is neither a file nor a folder; expected one of them")
             with place.open("rb") as file:
                 start, size = file.read(12), place.stat().st_size
         except FileNotFoundError:

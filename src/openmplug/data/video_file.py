@@ -115,6 +115,7 @@ class VideoFile(Video):
             raise EnvironmentProblem(f"video '{name}' needs PyAV ({error}); install it: pip install 'openmplug[video]'") from error
         self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, OSError, EOFError)
         self._av = av
+        self._opened: tuple[InputContainer, VideoStream] | None = None
         self._table = self._find_frames()
 
     # ------------------------------------------------------------------------------------------------------------- which frames
@@ -145,10 +146,17 @@ class VideoFile(Video):
 
     def _find_frames(self) -> _Table:
         container, stream = self._open()
-        with container:
+        try:
             self._rate = float(stream.average_rate or stream.guessed_rate or 25)
             self._unit = float(stream.time_base or 1 / self._rate)
             table = self._from_packets(container, stream)
+        except DataError:
+            container.close()
+            raise
+        if table is not None and table.times is not None:
+            self._opened = container, stream  # to open a file anew costs as much as decoding several frames
+        else:
+            container.close()
         table = table or self._by_decoding()
         if not table.length:
             raise DataError(f"video '{self.name}' holds no frame that can be shown; replace the file or remove its record")
@@ -242,17 +250,32 @@ class VideoFile(Video):
 
     def _decode(self, indices: Sequence[int], jump_frames: int | None, threads: int) -> dict[int, Frames]:
         """Decode frames by number, those that can be."""
+        assert self._table.times is not None
         found: dict[int, Frames] = {}
-        container, stream = self._open(threads)
+        legs = self._legs(indices, jump_frames)
+        if self._opened is not None and threads == self._threads:
+            container, stream = self._opened
+            first = int(self._table.places.argmin())  # where the file begins
+            legs = [(first if start is None else start, wanted) for start, wanted in legs]
+        else:
+            self.close()
+            container, stream = self._opened = self._open(threads)
         # An error ends the search: what was not found by then is reported as damaged.
-        with container, contextlib.suppress(*self._errors):
-            for start, wanted in self._legs(indices, jump_frames):
+        with contextlib.suppress(*self._errors):
+            for start, wanted in legs:
                 if start is not None:
-                    assert self._table.times is not None
                     container.seek(int(self._table.times[start]), stream=stream)
                 for number, frame in self._leg(container, stream, wanted, start):
                     found[number] = self._pixels(frame)
+        if len(found) < len(indices):
+            self.close()
         return found
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened[0].close()
+            self._opened = None
 
     def _legs(self, indices: Sequence[int], jump_frames: int | None) -> list[tuple[int | None, list[int]]]:
         """Divide the wanted frames into runs that are decoded without a jump.

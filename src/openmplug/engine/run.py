@@ -15,7 +15,7 @@ from openmplug.checkpoints.atomic import write_atomic
 from openmplug.checkpoints.folder import VOCABULARY
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.checking import check_readable
-from openmplug.data.clips import EvalClip, TrainClip, VideoSettings
+from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
 from openmplug.data.readers import Split
@@ -293,7 +293,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"
         )
     image = validate(ImageSettings, facts["image"], where="image")
-    video = validate(VideoSettings, {**facts.get("video", {}), **_evaluated(config.video)}, where="video")
+    video = saved_video(facts).model_copy(update=_evaluated(config.video))
     split = read_split(config.data, config.data.evaluate)
     _check_first_images(split, config.data.on_error)
     precision = choose_precision(config.run.precision, target)

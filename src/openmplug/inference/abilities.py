@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from openmplug.batch import Tokens
 from openmplug.config import validate
 from openmplug.data.text import clean_caption
-from openmplug.inference.pictures import ImageInput, read_image
+from openmplug.data.video import Video
+from openmplug.errors import DataError
+from openmplug.inference.pictures import read_image
 from openmplug.inference.results import Box
+from openmplug.inference.visuals import VisualInput, by_kind, is_clip
 from openmplug.tasks.grounding import BoxWords, GroundingSettings, letterbox, locate
 from openmplug.tasks.retrieval import RetrievalSettings
 
@@ -22,14 +26,14 @@ if TYPE_CHECKING:
     from openmplug.inference.model import Model
 
 
-def ground(model: Model, pairs: Sequence[tuple[ImageInput, str | None]]) -> list[Box]:
+def ground(model: Model, pairs: Sequence[tuple[VisualInput, str | None]]) -> list[Box]:
     """Find what each phrase names in its picture; see ``Model.ground``."""
     settings = validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
     words = BoxWords.of(settings, model.tokenizer)
     boxes: list[Box] = []
     for start in range(0, len(pairs), model.batch_size):
         part = pairs[start : start + model.batch_size]
-        squares = [letterbox(read_image(image), model.image) for image, _ in part]
+        squares = [letterbox(_picture(image), model.image) for image, _ in part]
         tokens = model.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(model.device)
         pixels = torch.stack([one for one, _ in squares]).to(model.device)
         with model.computing():
@@ -40,14 +44,21 @@ def ground(model: Model, pairs: Sequence[tuple[ImageInput, str | None]]) -> list
     return boxes
 
 
-def embed_images(model: Model, images: Sequence[ImageInput], batch_size: int) -> NDArray[np.float32]:
-    """Embed pictures to (n, E); see ``Model.embed_images``."""
-    rows = [torch.empty(0, model.network.config.embed_dim)]
-    for start in range(0, len(images), batch_size):
-        pixels = torch.stack([model.transform(read_image(image)) for image in images[start : start + batch_size]]).to(model.device)
+def _picture(visual: VisualInput) -> Image.Image:
+    if isinstance(visual, Video):
+        raise DataError(f"phrases are found in pictures, and '{visual.name}' is a video; give one of its frames")
+    return read_image(visual)
+
+
+def embed_images(model: Model, images: Sequence[VisualInput], batch_size: int) -> NDArray[np.float32]:
+    """Embed pictures and videos to (n, E); see ``Model.embed_images``."""
+    found = torch.empty(len(images), model.network.config.embed_dim)
+    for positions in by_kind([is_clip(image) for image in images], [0] * len(images), batch_size, model.video.frames):
+        pixels = torch.stack([model.visuals.read(images[position]) for position in positions]).to(model.device)
+        frames = pixels.shape[1] if pixels.ndim == 5 else 1
         with model.computing():
-            rows.append(model.network.contrastive.vision_features(model.network.encode_images(pixels)).float().cpu())
-    return torch.cat(rows).numpy()
+            found[positions] = model.network.vision_features(model.network.encode_images(pixels), frames).float().cpu()
+    return found.numpy()
 
 
 def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from openmplug.checkpoints.folder import drawn_weights, find_folder, foreign_con
 from openmplug.checkpoints.foreign import Options, open_foreign
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, check_keys, read_weights
 from openmplug.config import did_you_mean
+from openmplug.data.clips import saved_video
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.device import choose_device, choose_precision
 from openmplug.errors import ModelError, UsageError
@@ -42,6 +43,7 @@ def load(
     vocab: str | Path | None = None,
     allow_missing: Sequence[str] = (),
     quantize: str | None = None,
+    frames: int | None = None,
     **architecture: Any,
 ) -> Model:
     """Load a model.
@@ -58,6 +60,7 @@ def load(
         vocab: ``vocab.txt`` of a released file, where it does not lie beside it; else BERT's uncased one is taken from the hub.
         allow_missing: Parts or keys of a released file that may be missing and stay random.
         quantize: ``int8`` or ``int4``: store the linear layers in so few bits (extra ``[export]``).
+        frames: Frames that are looked at of a video; None takes as many as in training.
         architecture: Sizes that a released file does not tell, such as ``heads=4``.
 
     Example:
@@ -70,6 +73,8 @@ def load(
         UsageError: If device, dtype or a name is unknown.
         EnvironmentProblem: If this machine has no such device.
     """
+    if frames is not None and frames < 1:
+        raise UsageError(f"frames is {frames}; expected at least 1")
     chosen = choose_device(device)
     choose_precision(dtype, chosen)  # refuses an unknown one before anything is read
     options = Options(task, None, image_size, architecture, (), tuple(allow_missing))
@@ -80,7 +85,7 @@ def load(
         raise UsageError(f"weights= belongs to a named size, and '{model}' is none{did_you_mean(str(model), SIZES)}; give the file alone")
     path = Path(weights if weights is not None else model).expanduser()
     if not path.exists() and weights is None and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        return Model.from_pretrained(str(model), device=device, dtype=dtype, batch_size=batch_size)
+        return Model.from_pretrained(str(model), device=device, dtype=dtype, batch_size=batch_size, frames=frames)
     if not path.exists() and weights is None and "/" not in str(model) and (hint := did_you_mean(str(model), SIZES)):
         raise ModelError(f"'{model}' is neither a path nor a size{hint}")
     folder = find_folder(path)
@@ -89,13 +94,13 @@ def load(
         if image_size is not None or architecture:
             raise UsageError(f"'{path}' says its own sizes; image_size and {', '.join(architecture) or 'others'} are for released files")
         network = _network_of(folder, config)
-        return _model(network, tokenizer, config, task, chosen, dtype, batch_size, quantize)
+        return _model(network, tokenizer, config, task, chosen, dtype, batch_size, quantize, frames)
     foreign = open_foreign(path, replace(options, size=size))
     words = words_of(foreign, None if vocab is None else Path(vocab))
     if words is None:
         raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
     network = fill_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)}, str(foreign.source))
-    return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize)
+    return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize, frames)
 
 
 def _network_of(folder: Path, config: Mapping[str, Any]) -> Network:
@@ -141,7 +146,10 @@ def _model(
     dtype: str | None,
     batch_size: int,
     bits: str | None,
+    frames: int | None,
 ) -> Model:
+    if frames is not None:
+        config = {**config, "video": saved_video(config).model_dump(mode="json") | {"frames": frames}}
     if task is not None and task != config["task"]:
         config = {**config, "task": task, "settings": {}}
     network = network.to(device).eval()

@@ -23,20 +23,22 @@ from openmplug.batch import Batch, Item, Sample
 from openmplug.checkpoints.foreign import TASK_MODULES
 from openmplug.checkpoints.store import save_weights
 from openmplug.config import validate
+from openmplug.data.clips import saved_video
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.data.transforms import EvalTransform, ImageSettings
+from openmplug.data.transforms import ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
 from openmplug.inference.abilities import embed_images, embed_texts, ground
-from openmplug.inference.pictures import ImageInput, read_image
+from openmplug.inference.pictures import ImageInput
 from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.inference.visuals import VisualInput, VisualTransform, by_kind, is_clip
 from openmplug.models.network import Network
 from openmplug.tasks import task_around
 from openmplug.tasks.base import Task
 from openmplug.tasks.vqa import VQATask
 
 Result = TypeVar("Result")
-Pair = tuple[ImageInput, str | None]
+Pair = tuple[VisualInput, str | None]
 
 _DOES = {"vqa": "answer questions", "caption": "write captions", "retrieval": "match pictures and texts", "grounding": "find phrases"}
 _HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
@@ -101,7 +103,9 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self.precision = precision
         self.batch_size = batch_size
         self.image = validate(ImageSettings, self.config["image"], where="image")
-        self.transform = EvalTransform(self.image)
+        self.video = saved_video(self.config)
+        self.visuals = VisualTransform(self.image, self.video)
+        self.transform = self.visuals.picture
         self._tasks: dict[tuple[str, str], Task] = {}
 
     # ------------------------------------------------------------------------------------------------------------- abilities
@@ -166,7 +170,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     @overload
     def caption(
         self,
-        images: ImageInput | Sequence[ImageInput],
+        images: VisualInput | Sequence[VisualInput],
         *,
         num_beams: int | None = None,
         min_length: int | None = None,
@@ -175,17 +179,17 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     ) -> Caption | list[Caption]: ...
     def caption(
         self,
-        images: ImageInput | Sequence[ImageInput],
+        images: VisualInput | Sequence[VisualInput],
         *,
         num_beams: int | None = None,
         min_length: int | None = None,
         max_length: int | None = None,
         prompt: str | None = None,
     ) -> Caption | list[Caption]:
-        """Write a caption for each picture.
+        """Write a caption for each picture or video.
 
         Args:
-            images: One picture or several.
+            images: One picture or video, or several, mixed at will.
             num_beams: Beams of the search; this and the others default to what the model was trained with.
             min_length: Fewest new tokens.
             max_length: Most new tokens.
@@ -214,7 +218,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     @overload
     def answer(
         self,
-        images: ImageInput | Sequence[ImageInput],
+        images: VisualInput | Sequence[VisualInput],
         questions: str | Sequence[str],
         *,
         candidates: Sequence[str] | None = None,
@@ -224,7 +228,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     ) -> Answer | list[Answer]: ...
     def answer(
         self,
-        images: ImageInput | Sequence[ImageInput],
+        images: VisualInput | Sequence[VisualInput],
         questions: str | Sequence[str],
         *,
         candidates: Sequence[str] | None = None,
@@ -232,10 +236,10 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         min_length: int | None = None,
         max_length: int | None = None,
     ) -> Answer | list[Answer]:
-        """Answer questions about pictures.
+        """Answer questions about pictures and videos.
 
         Args:
-            images: One picture or several.
+            images: One picture or video, or several, mixed at will.
             questions: One question or several; one picture may get several questions, and several pictures one question.
             candidates: Choose among these, ranked with probabilities, instead of writing freely.
             num_beams: Beams of the search; this and the lengths default to what the model was trained with.
@@ -269,12 +273,12 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     @overload
     def match(self, images: str | Path | bytes | Image.Image, texts: str) -> Match: ...
     @overload
-    def match(self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]) -> Match | list[Match]: ...
-    def match(self, images: ImageInput | Sequence[ImageInput], texts: str | Sequence[str]) -> Match | list[Match]:
-        """Say how well each text fits its picture.
+    def match(self, images: VisualInput | Sequence[VisualInput], texts: str | Sequence[str]) -> Match | list[Match]: ...
+    def match(self, images: VisualInput | Sequence[VisualInput], texts: str | Sequence[str]) -> Match | list[Match]:
+        """Say how well each text fits its picture or video.
 
         Args:
-            images: One picture or several.
+            images: One picture or video, or several, mixed at will.
             texts: One text or several; one picture may be matched with several texts, and several pictures with one text.
 
         Raises:
@@ -305,8 +309,10 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         boxes = ground(self, pairs)
         return boxes[0] if single else boxes
 
-    def embed_images(self, images: ImageInput | Sequence[ImageInput], batch_size: int | None = None) -> NDArray[np.float32]:
-        """Embed pictures for search: projected and of length 1, so that a dot product with ``embed_texts`` is the cosine similarity.
+    def embed_images(self, images: VisualInput | Sequence[VisualInput], batch_size: int | None = None) -> NDArray[np.float32]:
+        """Embed pictures and videos for search.
+
+        They are projected and of length 1, so that a dot product with ``embed_texts`` is the cosine similarity.
 
         Returns:
             (n, E) float32, or (E,) for a single picture.
@@ -318,6 +324,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self.require("retrieval")
         found = embed_images(self, _as_list(images), batch_size or self.batch_size)
         return found if _is_list(images) else found[0]
+
+    embed_videos = embed_images
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed texts for search, cleaned and cut as in evaluation.
@@ -344,7 +352,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         assert batch.images is not None and batch.text is not None
         model, words = self.network, batch.text
         vision, text = model.encode_images(batch.images), model.encode_text(words.ids, words.mask)
-        features = model.contrastive.vision_features(vision).float(), model.contrastive.text_features(text).float()
+        frames = batch.images.shape[1] if batch.images.ndim == 5 else 1
+        features = model.vision_features(vision, frames).float(), model.contrastive.text_features(text).float()
         similarities = (features[0] * features[1]).sum(dim=1)
         if "matching" not in model.modules_built:
             return [Match(None, similarity) for similarity in similarities.tolist()]
@@ -353,35 +362,43 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         return [Match(*values) for values in zip(probabilities.tolist(), similarities.tolist(), strict=True)]
 
     def results(self, verb: str, items: Sequence[tuple[Tensor, str | None]]) -> list[Any]:
-        """Work on pictures that are pixels already.
+        """Work on pictures and clips that are pixels already.
 
         Args:
             verb: ``vqa``, ``caption`` or ``retrieval``.
-            items: Pixels (3, size, size), from ``transform``, and the words of each.
+            items: Pixels (3, size, size) or (F, 3, size, size), from ``visuals``, and the words of each.
 
         Returns:
             One ``Answer``, ``Caption`` or ``Match`` per item, in order.
         """
         task, texts = self.task_for(verb), [text for _, text in items]
+        clips = [pixels.ndim == 4 for pixels, _ in items]
 
         def pixels(position: int) -> Tensor:
             return items[position][0]
 
         if verb == "retrieval":
-            return self._compute(texts, pixels, task, self._match)
+            return self._compute(texts, clips, pixels, task, self._match)
         kind = Answer if verb == "vqa" else Caption
-        return [kind(one.text, one.score) for one in self._compute(texts, pixels, task, task.predict)]
+        return [kind(one.text, one.score) for one in self._compute(texts, clips, pixels, task, task.predict)]
 
     def _in_batches(self, pairs: Sequence[Pair], task: Task, compute: Callable[[Batch], list[Result]]) -> list[Result]:
-        return self._compute([text for _, text in pairs], lambda position: self.transform(read_image(pairs[position][0])), task, compute)
+        texts, clips = [text for _, text in pairs], [is_clip(visual) for visual, _ in pairs]
+        return self._compute(texts, clips, lambda position: self.visuals.read(pairs[position][0]), task, compute)
 
     def _compute(
-        self, texts: Sequence[str | None], pixels: Callable[[int], Tensor], task: Task, compute: Callable[[Batch], list[Result]]
+        self,
+        texts: Sequence[str | None],
+        clips: Sequence[bool],
+        pixels: Callable[[int], Tensor],
+        task: Task,
+        compute: Callable[[Batch], list[Result]],
     ) -> list[Result]:
-        """Work on items in batches of similar text length; pictures are asked for as their batch comes up."""
+        """Work on items in batches of one kind and similar text length; pictures are asked for as their batch comes up."""
         results: dict[int, Result] = {}
         collate = task.collator(training=False)
-        for positions in self._batches(texts):
+        lengths = [0 if text is None else len(self.tokenizer.encode(text)) for text in texts]
+        for positions in by_kind(clips, lengths, self.batch_size, self.video.frames):
             items = []
             for position in positions:
                 text = texts[position]
@@ -391,12 +408,6 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             with self.computing():
                 results.update(zip(positions, compute(batch), strict=True))
         return [results[position] for position in range(len(texts))]
-
-    def _batches(self, texts: Sequence[str | None]) -> Iterator[list[int]]:
-        lengths = [0 if text is None else len(self.tokenizer.encode(text)) for text in texts]
-        order = sorted(range(len(texts)), key=lambda position: lengths[position])
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
 
     # -------------------------------------------------------------------------------------------------------------------- hub
 

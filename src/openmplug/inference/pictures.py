@@ -55,14 +55,24 @@ def _from_tensor(image: torch.Tensor) -> Image.Image:
         raise DataError(
             f"an image tensor must be (3, H, W) or (1, H, W), uint8 or floats from 0 to 1; got {image.dtype} {tuple(image.shape)}"
         )
-    values = image.detach().cpu()
+    values = pixels_of(image, "image")
+    return read_image(values.permute(1, 2, 0).squeeze(2).numpy() if len(values) == 1 else values.permute(1, 2, 0).numpy())
+
+
+def pixels_of(tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """Return a tensor of uint8, or of floats from 0 to 1, as uint8.
+
+    Raises:
+        DataError: If floats leave that range.
+    """
+    values = tensor.detach().cpu()
     if values.is_floating_point():
         values = values.float()
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # also where a value is NaN
-            raise DataError(f"a float image tensor must hold values from 0 to 1, not normalised ones; got {low:.3g} to {high:.3g}")
+            raise DataError(f"a float {what} tensor must hold values from 0 to 1, not normalised ones; got {low:.3g} to {high:.3g}")
         values = (values * 255).round().to(torch.uint8)
-    return read_image(values.permute(1, 2, 0).squeeze(2).numpy() if len(values) == 1 else values.permute(1, 2, 0).numpy())
+    return values
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

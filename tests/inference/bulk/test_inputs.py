@@ -74,7 +74,9 @@ def test_inputs_that_are_not_there(place: Path) -> None:
     with pytest.raises(DataError, match=r"table 'none.csv' does not exist"):
         open_inputs(["none.csv"], "question", "q")
     (place / "empty").mkdir()
-    with pytest.raises(DataError, match=r"folder '.*empty' holds no pictures \(looked for \.bmp, \.gif.*\) and no .tar shards"):
+    with pytest.raises(
+        DataError, match=r"folder '.*empty' holds no pictures or videos \(looked for .*\.bmp, .*\.mp4.*\) and no .tar shards"
+    ):
         open_inputs([str(place / "empty")], None)
     with pytest.raises(UsageError, match=r"a.png' comes without words; give --question, or a JSONL or CSV with columns image and question"):
         open_inputs([str(place / "a.png")], "question")

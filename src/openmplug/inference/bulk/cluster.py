@@ -42,11 +42,19 @@ class _Actor:
     """One loaded model; Ray makes as many as were asked for and calls them with chunks of rows."""
 
     def __init__(
-        self, verb: str, inputs: Inputs, model: Path, device: str | None, dtype: str | None, batch_size: int, quantize: str | None
+        self,
+        verb: str,
+        inputs: Inputs,
+        model: Path,
+        device: str | None,
+        dtype: str | None,
+        batch_size: int,
+        quantize: str | None,
+        frames: int | None,
     ) -> None:
         self.verb = VERBS[verb]
-        self.model = load(model, device, dtype, batch_size, quantize=quantize)
-        self.decoder = Decoder(inputs, self.model.transform)
+        self.model = load(model, device, dtype, batch_size, quantize=quantize, frames=frames)
+        self.decoder = Decoder(inputs, self.model.visuals)
 
     def __call__(self, chunks: dict[str, Any]) -> dict[str, list[Any]]:
         found = []
@@ -66,6 +74,7 @@ def predict_on_ray(
     start: int,
     actors: int,
     quantize: str | None = None,
+    frames: int | None = None,
 ) -> Generator[list[Record], None, None]:
     """Predict rows in order on a Ray cluster; one is started on this machine where none is running.
 
@@ -79,6 +88,7 @@ def predict_on_ray(
         start: Rows to leave out, because they are done.
         actors: Models to load.
         quantize: As for ``load``.
+        frames: As for ``load``.
 
     Yields:
         The records of one chunk.
@@ -110,7 +120,7 @@ def predict_on_ray(
         results = ray.data.from_arrow_refs(blocks).map_batches(
             _Actor,
             batch_size=1,
-            fn_constructor_args=(verb, inputs, model.absolute(), device, dtype, batch_size, quantize),
+            fn_constructor_args=(verb, inputs, model.absolute(), device, dtype, batch_size, quantize, frames),
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_gpus=gpus,
         )

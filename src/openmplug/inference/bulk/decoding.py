@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openmplug.data.loading import from_workers, start_worker
-from openmplug.data.transforms import EvalTransform
 from openmplug.errors import DataError
 from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.sources import Key
@@ -24,7 +23,7 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A row that is ready for the model: pixels (C, H, W) float32, or the reason why there are none."""
+    """A row that is ready for the model: pixels (C, H, W) or (F, C, H, W) float32, or the reason why there are none."""
 
     name: str
     text: str = ""
@@ -38,10 +37,10 @@ class Decoder(Dataset[Decoded]):
 
     Args:
         inputs: Where the rows come from.
-        transform: Picture to pixels, as in evaluation.
+        transform: Picture or video to pixels, as in evaluation.
     """
 
-    def __init__(self, inputs: Inputs, transform: EvalTransform) -> None:
+    def __init__(self, inputs: Inputs, transform: Callable[[Any], Tensor]) -> None:
         self.inputs = inputs
         self.transform = transform
 
@@ -50,22 +49,30 @@ class Decoder(Dataset[Decoded]):
         _, row = key
         try:
             loaded = self.inputs.load(key)
+            return Decoded(row.name, loaded.text, loaded.fields, self.transform(loaded.image))
         except DataError as error:
             return Decoded(row.name, row.text, row.fields, failure=str(error))
-        return Decoded(row.name, loaded.text, loaded.fields, self.transform(loaded.image))
 
 
-def _pack(rows: list[Decoded]) -> tuple[list[Decoded], Tensor | None]:
-    """Make rows ready to leave a worker: all pixels in one tensor, as each costs a file handle of its own."""
-    pixels = [row.pixels for row in rows if row.pixels is not None]
-    bare = [Decoded(row.name, row.text, row.fields, None, row.failure) for row in rows]
-    return bare, torch.stack(pixels) if pixels else None
+_Packed = tuple[list[Decoded], list[list[int]], list[Tensor]]
 
 
-def _unpack(packed: tuple[list[Decoded], Tensor | None]) -> list[Decoded]:
-    rows, pixels = packed
-    parts = iter(pixels if pixels is not None else ())
-    return [Decoded(row.name, row.text, row.fields, None if row.failure is not None else next(parts), row.failure) for row in rows]
+def _pack(rows: list[Decoded]) -> _Packed:
+    """Make rows ready to leave a worker: all pixels of a shape in one tensor, as each costs a file handle of its own."""
+    shapes: dict[torch.Size, dict[int, Tensor]] = {}
+    for position, row in enumerate(rows):
+        if row.pixels is not None:
+            shapes.setdefault(row.pixels.shape, {})[position] = row.pixels
+    stacked = [torch.stack(list(alike.values())) for alike in shapes.values()]
+    return [replace(row, pixels=None) for row in rows], [list(alike) for alike in shapes.values()], stacked
+
+
+def _unpack(packed: _Packed) -> list[Decoded]:
+    rows, places, stacked = list(packed[0]), packed[1], packed[2]
+    for positions, pixels in zip(places, stacked, strict=True):
+        for position, one in zip(positions, pixels, strict=True):
+            rows[position] = replace(rows[position], pixels=one)
+    return rows
 
 
 def _batches(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:

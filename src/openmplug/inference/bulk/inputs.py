@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openmplug.data.images import PICTURE_SUFFIXES
 from openmplug.errors import DataError, UsageError
 from openmplug.inference.bulk.shards import TarShards, find_shards
-from openmplug.inference.bulk.sources import Key, Loaded, PictureFile, PictureFolder, Source, Table
+from openmplug.inference.bulk.sources import VISUAL_SUFFIXES, Key, Loaded, PictureFile, PictureFolder, Source, Table
 
 TABLE_SUFFIXES = frozenset({".jsonl", ".csv"})
 
@@ -62,8 +61,8 @@ def open_inputs(inputs: Sequence[str], column: str | None, text: str | None = No
     """Find the inputs of a command and check them, as far as that goes without reading every picture.
 
     Args:
-        inputs: Picture files, folders of pictures (searched to the bottom) or of tar shards, JSONL or CSV tables, tar shards and patterns
-            of them (``train-{000..012}.tar``, ``train-*.tar``).
+        inputs: Picture and video files, folders of them (searched to the bottom) or of tar shards, JSONL or CSV tables, tar shards and
+            patterns of them (``train-{000..012}.tar``, ``train-*.tar``).
         column: The column of words the verb needs (``question``, ``text``), or None.
         text: The words for pictures that come without; a table's or a shard's own column comes first.
         shard: Which part of the rows, from 0.
@@ -89,7 +88,9 @@ def open_inputs(inputs: Sequence[str], column: str | None, text: str | None = No
         if path.is_dir():
             folder = PictureFolder(given, text or "")
             if not folder.total:
-                raise DataError(f"folder '{given}' holds no pictures (looked for {', '.join(sorted(PICTURE_SUFFIXES))}) and no .tar shards")
+                raise DataError(
+                    f"folder '{given}' holds no pictures or videos (looked for {', '.join(sorted(VISUAL_SUFFIXES))}) and no .tar shards"
+                )
             sources.append(folder)
         elif path.suffix.lower() in TABLE_SUFFIXES:
             raise DataError(f"table '{given}' does not exist; check the path")

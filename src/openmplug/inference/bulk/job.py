@@ -41,6 +41,7 @@ class Job:
         restart: Throw away what a stopped run has left.
         engine: ``local`` or ``ray``.
         ray_workers: Models that Ray loads.
+        frames: As for ``load``.
     """
 
     verb: str
@@ -57,6 +58,7 @@ class Job:
     restart: bool = False
     engine: str = "local"
     ray_workers: int = 1
+    frames: int | None = None
 
     @property
     def journal(self) -> Path:
@@ -113,6 +115,7 @@ def check_model(job: Job) -> dict[str, Any]:
     device = choose_device(job.device)
     choose_precision(job.dtype, device)
     precision = f"{job.dtype or f'auto on {device.type}'}{f', {job.quantize}' if job.quantize else ''}"
+    precision += f", {job.frames} frames of a video" if job.frames else ""
     folder = find_folder(job.model)
     if not is_ours(folder):
         found = find_checkpoint(job.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ from openmplug.inference.model import Model
 Record = dict[str, Any]
 """One line of the results: ``image``, the words, the results or ``error``, the row's other columns."""
 
-_CHUNK_BATCHES, _CHUNK_ROWS = 8, 256
+_CHUNK_BATCHES, _CHUNK_ROWS, _CHUNK_BYTES = 8, 256, 2**29
 
 
 def chunk_batches(verb: Verb, batch_size: int) -> int:
@@ -41,10 +41,22 @@ def predict_here(
     """
     size = model.batch_size
     left = None if inputs.total is None else inputs.total - start
-    decoder = Decoder(inputs, model.transform)
+    decoder = Decoder(inputs, model.visuals)
     with closing(decode(decoder, inputs.rows(start), size, choose_workers(left, size) if workers is None else workers)) as batches:
-        while chunk := [row for batch in islice(batches, chunk_batches(verb, size)) for row in batch]:
+        while chunk := _chunk(batches, chunk_batches(verb, size)):
             yield predict_rows(model, verb, chunk)
+
+
+def _chunk(batches: Iterator[list[Decoded]], most: int) -> list[Decoded]:
+    """Draw so many batches, or fewer where the clips of videos fill the memory first."""
+    rows: list[Decoded] = []
+    drawn = 0
+    for batch in islice(batches, most):
+        rows += batch
+        drawn += sum(row.pixels.nbytes for row in batch if row.pixels is not None)
+        if drawn > _CHUNK_BYTES:
+            break
+    return rows
 
 
 def predict_rows(model: Model, verb: Verb, rows: Sequence[Decoded]) -> list[Record]:

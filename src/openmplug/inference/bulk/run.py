@@ -115,8 +115,19 @@ def _chunks(job: Job, verb: Verb, start: int) -> Generator[list[Record], None, N
     if job.engine == "ray":
         from openmplug.inference.bulk.cluster import predict_on_ray
 
-        return predict_on_ray(job.verb, job.inputs, job.model, job.device, job.dtype, job.batch_size, start, job.ray_workers, job.quantize)
-    model = load(job.model, job.device, job.dtype, job.batch_size, quantize=job.quantize)
+        return predict_on_ray(
+            job.verb,
+            job.inputs,
+            job.model,
+            job.device,
+            job.dtype,
+            job.batch_size,
+            start,
+            job.ray_workers,
+            job.quantize,
+            job.frames,
+        )
+    model = load(job.model, job.device, job.dtype, job.batch_size, quantize=job.quantize, frames=job.frames)
     return predict_here(model, verb, job.inputs, start, job.workers)
 
 

@@ -18,10 +18,13 @@ from typing import Any
 from PIL import Image
 
 from openmplug.config import did_you_mean
-from openmplug.data.images import PICTURE_SUFFIXES, ArchiveImages, FolderImages, ImageSource, open_images
+from openmplug.data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES, ArchiveImages, FolderImages, ImageSource, open_images
 from openmplug.data.readers.files import read_rows
+from openmplug.data.video import Video, open_clip
 from openmplug.errors import DataError
-from openmplug.inference.pictures import read_image
+from openmplug.inference.visuals import read_visual
+
+VISUAL_SUFFIXES = PICTURE_SUFFIXES | VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A row that was read: an upright RGB picture, the words, the other columns."""
+    """A row that was read: an upright RGB picture or an opened video, the words, the other columns."""
 
-    image: Image.Image
+    image: Image.Image | Video
     text: str
     fields: Mapping[str, Any]
 
@@ -81,9 +84,9 @@ class Source(ABC):
         """
         return Loaded(self.picture(row), row.text, row.fields)
 
-    def picture(self, row: Row) -> Image.Image:
-        """Read a row's picture."""
-        return read_image(row.name)
+    def picture(self, row: Row) -> Image.Image | Video:
+        """Read a row's picture or open its video."""
+        return read_visual(row.name)
 
 
 def state(path: str | Path) -> list[Any]:
@@ -114,7 +117,7 @@ class PictureFile(Source):
 
 
 class PictureFolder(Source):
-    """Every picture below a folder, in order of name."""
+    """Every picture and video below a folder, in order of name."""
 
     def __init__(self, root: str, text: str) -> None:
         self.root = root
@@ -136,7 +139,7 @@ class PictureFolder(Source):
 
 
 def walk_pictures(folder: str) -> Iterator[str]:
-    """Yield the pictures below a folder, as paths relative to it and sorted as such.
+    """Yield the pictures and videos below a folder, as paths relative to it and sorted as such.
 
     Args:
         folder: Searched to the bottom; linked folders are not entered, as ``Path.rglob`` does it.
@@ -151,7 +154,7 @@ def walk_pictures(folder: str) -> Iterator[str]:
                 if entry.is_dir(follow_symlinks=False):
                     # With its slash a folder sorts among its neighbours as the paths below it do.
                     names.append(entry.name + "/")
-                elif os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and entry.is_file():
+                elif os.path.splitext(entry.name)[1].lower() in VISUAL_SUFFIXES and entry.is_file():
                     names.append(entry.name)
     except OSError as error:
         raise DataError(f"folder '{folder}' cannot be read: {error.strerror or error}") from None
@@ -165,9 +168,9 @@ def walk_pictures(folder: str) -> Iterator[str]:
 class _Beside(ImageSource):
     """Pictures of a table: files beside it, or members of its archive (``dev_images.tar`` beside ``dev.jsonl``)."""
 
-    def __init__(self, table: Path) -> None:
+    def __init__(self, table: Path, clips: bool) -> None:
         self.folder = FolderImages(table.parent)
-        self.source = open_images(table.parent, table.stem)
+        self.source = open_images(table.parent, table.stem, clips=clips)
         self.description = self.source.description
 
     def names(self) -> list[str]:
@@ -176,12 +179,18 @@ class _Beside(ImageSource):
     def read(self, name: str) -> bytes:
         return self.folder.read(name) if name in self.folder else self.source.read(name)
 
+    def locate(self, name: str) -> Path | None:
+        return self.folder.locate(name) if name in self.folder else self.source.locate(name)
+
+    def members(self, name: str) -> list[str]:
+        return [] if name in self.folder else self.source.members(name)
+
     def __contains__(self, name: object) -> bool:
         return name in self.folder or name in self.source
 
 
 class Table(Source):
-    """A JSONL or CSV table with a column ``image``; every row is checked, and none is kept.
+    """A JSONL or CSV table with a column ``image`` or ``video``; every row is checked, and none is kept.
 
     Args:
         path: The table; pictures are named relative to its folder.
@@ -196,25 +205,27 @@ class Table(Source):
         self.path = path
         self.column = column
         self.text = text
-        self.pictures = _Beside(path)
-        self.total = sum(1 for _ in self.rows())
+        clips = [row.place is not None for row in self.rows()]
+        self.total = len(clips)
+        self.pictures = _Beside(path, any(clips))
 
     def rows(self) -> Iterator[Row]:
         """Read the table."""
         needed = ["image"] if self.column is None or self.text is not None else ["image", self.column]
         for where, record in read_rows(self.path):
             found = list(record)
-            name = record.pop("image", None)
+            clip = "video" in record and "image" not in record
+            name = record.pop("video" if clip else "image", None)
             if not isinstance(name, str) or not name:
                 raise _no_column(where, "image", found, needed)
             words = record.pop(self.column, self.text) if self.column else ""
             if not isinstance(words, str) or (self.column and not words.strip()):
                 raise _no_column(where, str(self.column), found, needed)
-            yield Row(name, words, record)
+            yield Row(name, words, record, place=clip or None)
 
-    def picture(self, row: Row) -> Image.Image:
-        """Read the picture beside the table or in its archive."""
-        return self.pictures.open(row.name)
+    def picture(self, row: Row) -> Image.Image | Video:
+        """Read the picture beside the table or in its archive, or open the video."""
+        return open_clip(self.pictures, row.name) if row.place else self.pictures.open(row.name)
 
     def identity(self) -> Any:
         """Return size and time of change of the table and of its archive."""
