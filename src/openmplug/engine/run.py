@@ -28,6 +28,7 @@ from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError
+from openmplug.tasks import find_task
 from openmplug.tasks.base import Task
 
 RECIPE = "recipe.yaml"
@@ -90,7 +91,7 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task, adapters = new_task(config, tokenizer, display)
+        task, adapters = new_task(_prepared(config, split.samples), tokenizer, display)
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -203,6 +204,11 @@ def _check_first_images(split: Split, on_error: str) -> None:
             errors.append(error)
     if names and len(errors) == len(names):
         raise DataError(f"none of the first {len(names)} pictures of split '{split.name}' can be read: {errors[0]}")
+
+
+def _prepared(config: RunConfig, samples: Sequence[Sample]) -> RunConfig:
+    """Complete the task's settings from the training records; the recipe that is written stays as it was given."""
+    return config.model_copy(update={"settings": find_task(config.task).prepared(config.settings, samples)})
 
 
 def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:

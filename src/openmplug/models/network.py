@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.models.fusion import Fused, SkipConnectedFusion
-from openmplug.models.heads import ContrastiveHead, MatchingHead
+from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
+from openmplug.models.vision import VisionTransformer
 
 
 class Network(nn.Module, ABC):
@@ -28,10 +29,12 @@ class Network(nn.Module, ABC):
 
     MODULES: ClassVar[tuple[str, ...]]
     config: Any
+    vision: VisionTransformer
     fusion: SkipConnectedFusion
     decoder: TextDecoder
     contrastive: ContrastiveHead
     matching: MatchingHead
+    classification: ClassificationHead
 
     def __init__(self, config: Any, modules: Collection[str] | None) -> None:
         super().__init__()
