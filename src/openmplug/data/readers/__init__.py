@@ -12,6 +12,7 @@ from openmplug.data.readers.own import read_daquar, read_own
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
 from openmplug.data.readers.split import Reader, Split
+from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
 
 READERS: dict[str, Reader] = {
     "jsonl": read_own,
@@ -22,6 +23,9 @@ READERS: dict[str, Reader] = {
     "karpathy": read_karpathy,
     "mplug_retrieval": read_mplug_retrieval,
     "class_folders": read_class_folders,
+    "glue": read_glue,
+    "line_pairs": read_line_pairs,
+    "lines": read_lines,
 }
 
 __all__ = ["READERS", "Reader", "Split"]
