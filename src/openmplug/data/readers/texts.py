@@ -66,7 +66,7 @@ def read_glue(root: Path, split: str, columns: Mapping[str, str | None]) -> Spli
         raise UsageError(f"split '{split}' of reader glue{hint}: expected TASK/FILE, such as cola/train; tasks are {', '.join(_GLUE)}")
     folder = root / table.folder if (root / table.folder).is_dir() else root
     names = (f"{part}.tsv", *((table.files[part],) if part in table.files else ()))
-    samples = []
+    samples: list[Sample] = []
     for where, row in _rows(find_file(folder, names, f"GLUE {table.folder} split '{part}'"), table):
         missing = next((name for name in table.texts if not row.get(name)), None)
         if missing is not None:
