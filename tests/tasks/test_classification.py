@@ -21,13 +21,8 @@ LIMIT_SECONDS = 20
 WORDS = ["a red ball", "two cup", "the large box", "is it small ?", "no photo", "one thing", "a blue cup", "on the left"]
 LABELS = ("cat", "dog", "owl")
 MPLUG2: dict[str, Any] = {
-    **SIZES,
-    "name": "mplug2-tiny",
-    "text_layers": 2,
-    "universal_layers": 1,
-    "latents": 4,
-    "temporal_stride": 0,
-    "connected_layers": (),
+    **{**SIZES, "name": "mplug2-tiny", "connected_layers": ()},
+    **{"universal_layers": 1, "latents": 4, "temporal_stride": 0},
 }
 
 

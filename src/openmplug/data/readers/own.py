@@ -29,7 +29,8 @@ from openmplug.data.readers.split import Numbering, Split
 from openmplug.data.text import sentence_pair, weigh_answers
 from openmplug.errors import DataError, UsageError
 
-ROLES = ("id", "image", "video", "question", "answer", "answers", "answer_set", "caption", "captions", "text", "text2", "label", "summary")
+_WORDS = ("question", "answer", "answers", "answer_set", "caption", "captions", "text", "text2", "label", "summary")
+ROLES = ("id", "image", *_WORDS, "video")
 # The kinds of data set, and the roles whose declaration in data.columns chooses one.
 _KINDS = {
     "question": ("question", "answer", "answers", "answer_set"),
