@@ -1,4 +1,4 @@
-"""The recipes of classes, numbers, summaries and masked words run: two steps and an evaluation on a few records in their official layout."""
+"""The recipes of classes, numbers, summaries and hidden words run: two steps and an evaluation on a few records in official layouts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from openmplug.engine.tracking import read_lines
 
 SENTENCES = ["it works", "it does not work", "the film is good", "the film is not good", "a dog runs", "no dog runs", "he came", "he left"]
 SMALLEST = (
-    "model.vision_width=16 model.vision_layers=1 model.vision_heads=2 model.width=16 model.heads=2 model.intermediate=32 model.text_layers=2 "
-    "model.universal_layers=1 model.latents=2 model.fusion_layers=1 model.decoder_layers=1 optim.epochs=2 optim.batch_size_per_device=4 "
+    "model.vision_width=16 model.vision_layers=1 model.vision_heads=2 model.width=16 model.heads=2 model.intermediate=32 "
+    "model.text_layers=2 model.universal_layers=1 model.latents=2 model.fusion_layers=1 model.decoder_layers=1 optim.epochs=2 optim.batch_size_per_device=4 "
     "optim.accumulation=1 optim.warmup_steps=1 tokenizer.min_count=1 data.workers=0 run.device=cpu run.log_every=1 run.curves=false "
     "run.evaluate_batch_size=4"
 ).split()
@@ -41,15 +41,15 @@ def table(path: Path, header: str, rows: list[list[str]]) -> None:
 
 def official(root: Path, task: str) -> None:
     """Write a GLUE task's training and development tables."""
-    folder, header, pair = {
-        "cola": ("CoLA", "", False),
-        "sst2": ("SST-2", "sentence|label", False),
-        "mrpc": ("MRPC", "Quality|#1 ID|#2 ID|#1 String|#2 String", True),
-        "stsb": ("STS-B", "index|sentence1|sentence2|score", True),
-        "qqp": ("QQP", "id|question1|question2|is_duplicate", True),
-        "mnli": ("MNLI", "index|sentence1|sentence2|gold_label", True),
-        "qnli": ("QNLI", "index|question|sentence|label", True),
-        "rte": ("RTE", "index|sentence1|sentence2|label", True),
+    folder, header = {
+        "cola": ("CoLA", ""),
+        "sst2": ("SST-2", "sentence|label"),
+        "mrpc": ("MRPC", "Quality|#1 ID|#2 ID|#1 String|#2 String"),
+        "stsb": ("STS-B", "index|sentence1|sentence2|score"),
+        "qqp": ("QQP", "id|question1|question2|is_duplicate"),
+        "mnli": ("MNLI", "index|sentence1|sentence2|gold_label"),
+        "qnli": ("QNLI", "index|question|sentence|label"),
+        "rte": ("RTE", "index|sentence1|sentence2|label"),
     }[task]
     labels = {"stsb": ["0.5", "4.2"], "mnli": ["neutral", "entailment", "contradiction"], "rte": ["entailment", "not_entailment"]}
     rows = []
