@@ -22,9 +22,9 @@ from openmplug.engine.tracking import read_lines
 SENTENCES = ["it works", "it does not work", "the film is good", "the film is not good", "a dog runs", "no dog runs", "he came", "he left"]
 SMALLEST = (
     "model.vision_width=16 model.vision_layers=1 model.vision_heads=2 model.width=16 model.heads=2 model.intermediate=32 "
-    "model.text_layers=2 model.universal_layers=1 model.latents=2 model.fusion_layers=1 model.decoder_layers=1 optim.epochs=2 optim.batch_size_per_device=4 "
-    "optim.accumulation=1 optim.warmup_steps=1 tokenizer.min_count=1 data.workers=0 run.device=cpu run.log_every=1 run.curves=false "
-    "run.evaluate_batch_size=4"
+    "model.text_layers=2 model.universal_layers=1 model.latents=2 model.fusion_layers=1 model.decoder_layers=1 "
+    "optim.epochs=2 optim.batch_size_per_device=4 optim.accumulation=1 optim.warmup_steps=1 tokenizer.min_count=1 "
+    "data.workers=0 run.device=cpu run.log_every=1 run.curves=false run.evaluate_batch_size=4"
 ).split()
 OTHERS = (
     "classification/imagenet_mplug2_base",

@@ -28,8 +28,9 @@ from openmplug.data.transforms import EvalTransform, ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
 from openmplug.inference.abilities import embed_images, embed_texts, ground
+from openmplug.inference.classifying import classifier, classify, labels
 from openmplug.inference.pictures import ImageInput, read_image
-from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.inference.results import Answer, Box, Caption, Label, Match
 from openmplug.models.network import Network
 from openmplug.tasks import task_around
 from openmplug.tasks.base import Task
@@ -38,7 +39,13 @@ from openmplug.tasks.vqa import VQATask
 Result = TypeVar("Result")
 Pair = tuple[ImageInput, str | None]
 
-_DOES = {"vqa": "answer questions", "caption": "write captions", "retrieval": "match pictures and texts", "grounding": "find phrases"}
+_DOES = {
+    "vqa": "answer questions",
+    "caption": "write captions",
+    "retrieval": "match pictures and texts",
+    "grounding": "find phrases",
+    "classification": "name classes",
+}
 _HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
 
 
@@ -305,6 +312,24 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         boxes = ground(self, pairs)
         return boxes[0] if single else boxes
 
+    def classify(self, inputs: Any | Sequence[Any], texts: str | Sequence[str] | None = None) -> Label | list[Label]:
+        """Name the class of each input, or estimate its number.
+
+        Args:
+            inputs: One picture or several; of a model that reads words alone, one text or several.
+            texts: What is said about each picture, or the second sentence of each pair, where the model was trained on such.
+
+        Raises:
+            UsageError: If the model was not trained to classify, reads other inputs, or the numbers of inputs and texts differ.
+            DataError: If a picture cannot be read.
+        """
+        if texts is None:
+            found = classify(self, _as_list(inputs), [None] * len(_as_list(inputs)))
+            return found if _is_list(inputs) else found[0]
+        pairs, single = _pairs(inputs, texts, "texts")
+        found = classify(self, [one for one, _ in pairs], [text for _, text in pairs])
+        return found[0] if single else found
+
     def embed_images(self, images: ImageInput | Sequence[ImageInput], batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed pictures for search: projected and of length 1, so that a dot product with ``embed_texts`` is the cosine similarity.
 
@@ -356,12 +381,14 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         """Work on pictures that are pixels already.
 
         Args:
-            verb: ``vqa``, ``caption`` or ``retrieval``.
+            verb: ``vqa``, ``caption``, ``retrieval`` or ``classification``.
             items: Pixels (3, size, size), from ``transform``, and the words of each.
 
         Returns:
-            One ``Answer``, ``Caption`` or ``Match`` per item, in order.
+            One ``Answer``, ``Caption``, ``Match`` or ``Label`` per item, in order.
         """
+        if verb == "classification":
+            return list(labels(self, classifier(self), [text for _, text in items], lambda position: items[position][0]))
         task, texts = self.task_for(verb), [text for _, text in items]
 
         def pixels(position: int) -> Tensor:
