@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from openmplug.batch import Item, Sample
+from openmplug.data.checking import check_split
+from openmplug.data.readers import READERS
 from openmplug.errors import DataError, UsageError
 from openmplug.objectives.language import IGNORE, mask_words
-from openmplug.tasks import build_task
+from openmplug.tasks import build_task, find_task
 from openmplug.tasks.base import Task
 from tiny_models import SIZES
 from tiny_tasks import captions, evaluation_batch, memorise, random_task, tiny_task, tokenizer
@@ -123,3 +126,10 @@ def test_what_is_hidden_does_not_depend_on_the_batch() -> None:
 def test_a_record_without_words() -> None:
     with pytest.raises(DataError, match="record '3' has no text; every record of masked language modelling needs one"):
         random_task("mlm").collator(training=True)([Item(Sample("3"))])
+
+
+def test_plain_lines_have_something_to_learn(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a red cup\n")
+    split = READERS["lines"](tmp_path, "train", {})
+    assert check_split(split).silent == ["0"]
+    assert check_split(split, learns_targets=find_task("mlm").learns_targets).problems() == []

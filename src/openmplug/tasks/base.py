@@ -44,6 +44,7 @@ class Task(nn.Module, ABC):
         Settings: Typed settings of the task, the ``settings:`` section of a recipe.
         model_modules: Parts of the model the task needs; nothing else is built. See ``needed_modules``.
         metric: The score that chooses the best checkpoint; higher is better. Where the settings choose it, the task sets its own.
+        learns_targets: A record has something to learn only in its ``targets``; False where its text is enough.
 
     With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
     """
@@ -51,6 +52,7 @@ class Task(nn.Module, ABC):
     Settings: ClassVar[type[Settings]]
     model_modules: ClassVar[tuple[str, ...]]
     metric: str
+    learns_targets: ClassVar[bool] = True
 
     def __init__(self, model: Network, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
         super().__init__()

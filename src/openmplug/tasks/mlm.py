@@ -59,6 +59,7 @@ class MaskedWordsTask(Task):
     Settings = MaskedWordsSettings
     model_modules = ("text", "language")
     metric = "accuracy"
+    learns_targets = False
     settings: MaskedWordsSettings
 
     def collator(self, training: bool) -> Collator:
