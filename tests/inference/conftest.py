@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,12 @@ from openmplug.tasks import build_task
 WORDS = "what colour is the small red circle ? how many green squares are there in this picture a an left of above"
 SIZES = {"vision_width": 32, "vision_layers": 2, "vision_heads": 2, "width": 32, "heads": 2, "intermediate": 64, "embed_dim": 16}
 MODEL = {"name": "mplug-tiny", "image_size": 32, "patch_size": 16, "text_layers": 1, "decoder_layers": 1, **SIZES}
-SETTINGS = {"vqa": {"num_beams": 2, "max_length": 5}, "caption": {"num_beams": 2, "min_length": 2, "max_length": 6}, "retrieval": {}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "vqa": {"num_beams": 2, "max_length": 5},
+    "caption": {"num_beams": 2, "min_length": 2, "max_length": 6},
+    "retrieval": {},
+    "classification": {},
+}
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the folder of a task, with other settings where given."""
     made: dict[str, Path] = {}
 
-    def get(task: str, **settings: float) -> Path:
+    def get(task: str, **settings: Any) -> Path:
         key = f"{task} {settings}"
         if key not in made:
             torch.manual_seed(3)

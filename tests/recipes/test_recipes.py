@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from openmplug.batch import Sample
 from openmplug.config import read_yaml
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.engine.catalog import find_recipe, list_recipes, recipes_root
@@ -14,6 +15,7 @@ from openmplug.engine.recipe import load_recipe
 from openmplug.tasks import TASKS, build_task
 
 NAMES = list_recipes()
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 # Published numbers that may be printed: README of the release, read in its text (VQA test-dev, CIDEr after cross-entropy, R@1).
 PUBLISHED = {
     "vqa/vqav2_mplug_base": 79.79,
@@ -68,6 +70,7 @@ def test_a_recipe_builds(name: str) -> None:
     config = load_recipe(name)
     tokenizer = Tokenizer.from_vocab(build_vocabulary(["a few words"], min_count=1))
     settings = {**config.settings, **({"queue_size": 64} if config.task == "retrieval" else {})}
+    settings = TASKS[config.task].prepared(settings, [Sample(label, text="a", targets=(label,)) for label in ("0", "1")])
     with torch.device("meta"):
         task = build_task(config.task, config.model, tokenizer, settings)
     assert isinstance(task, TASKS[config.task])
@@ -84,7 +87,8 @@ def test_the_numbers_are_those_of_the_release(name: str) -> None:
 
 
 def test_the_recipes_that_are_promised() -> None:
-    assert {f"{task}/shapes_mplug_tiny" for task in TASKS} <= set(NAMES)
+    assert {f"{task}/shapes_mplug_tiny" for task in ("vqa", "caption", "retrieval")} <= set(NAMES)
+    assert {f"classification/{name}_mplug2_base" for name in GLUE} <= set(NAMES)
     assert {"vqa/easy_vqa_mplug_tiny", "vqa/daquar_mplug_tiny", "retrieval/flickr8k_mplug_small", "caption/flickr8k_mplug_small"} <= set(
         NAMES
     )

@@ -32,10 +32,13 @@ def check(
     from openmplug.data.splits import read_split
     from openmplug.engine.recipe import load_recipe
     from openmplug.errors import DataError
+    from openmplug.tasks import find_task
 
-    settings = load_recipe(recipe, overrides or []).data
+    config = load_recipe(recipe, overrides or [])
+    settings, learns_targets = config.data, find_task(config.task).learns_targets
     reports = [
-        check_split(read_split(settings, name), None if every else 64) for name in dict.fromkeys([*settings.train, settings.evaluate])
+        check_split(read_split(settings, name), None if every else 64, learns_targets=learns_targets)
+        for name in dict.fromkeys([*settings.train, settings.evaluate])
     ]
     problems = [f"split '{report.name}': {problem}" for report in reports for problem in report.problems()]
     if json_output:

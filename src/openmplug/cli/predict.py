@@ -1,4 +1,4 @@
-"""``openmplug predict``: pictures and videos in, a table of answers, captions or matches out."""
+"""``openmplug predict``: pictures, videos and texts in, a table of answers, captions, classes or matches out."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from openmplug.inference.bulk.job import Job
     from openmplug.inference.bulk.run import Tally
 
-app = typer.Typer(help="Answer questions, write captions, match pictures.", pretty_exceptions_enable=False)
+app = typer.Typer(help="Answer questions, write captions, name classes, match pictures.", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """Answer questions, write captions, match pictures."""
+    """Answer questions, write captions, name classes, match pictures."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -109,6 +109,12 @@ def vqa(
 def caption(flags: Flags) -> None:
     """Write a caption for each picture."""
     _run("caption", flags)
+
+
+@verb
+def classify(flags: Flags) -> None:
+    """Name the class of each picture."""
+    _run("classify", flags)
 
 
 @verb

@@ -30,6 +30,7 @@ from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError
+from openmplug.tasks import find_task
 from openmplug.tasks.base import Task
 
 RECIPE = "recipe.yaml"
@@ -92,7 +93,8 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task, adapters = new_task(config, tokenizer, display, clips=any(sample.clip for sample in split.samples))
+        clips = any(sample.clip for sample in split.samples)
+        task, adapters = new_task(_prepared(config, split.samples), tokenizer, display, clips)
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -207,6 +209,11 @@ def _check_first_images(split: Split, on_error: str) -> None:
         raise DataError(
             f"none of the first {len(names)} {'videos' if names[0][1] else 'pictures'} of split '{split.name}' can be read: {errors[0]}"
         )
+
+
+def _prepared(config: RunConfig, samples: Sequence[Sample]) -> RunConfig:
+    """Complete the task's settings from the training records; the recipe that is written stays as it was given."""
+    return config.model_copy(update={"settings": find_task(config.task).prepared(config.settings, samples)})
 
 
 def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:

@@ -29,8 +29,9 @@ from openmplug.data.transforms import ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
 from openmplug.inference.abilities import embed_images, embed_texts, ground
+from openmplug.inference.classifying import classifier, classify, labels
 from openmplug.inference.pictures import ImageInput
-from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.inference.results import Answer, Box, Caption, Label, Match
 from openmplug.inference.visuals import VisualInput, VisualTransform, by_kind, is_clip
 from openmplug.models.network import Network
 from openmplug.tasks import task_around
@@ -40,7 +41,13 @@ from openmplug.tasks.vqa import VQATask
 Result = TypeVar("Result")
 Pair = tuple[VisualInput, str | None]
 
-_DOES = {"vqa": "answer questions", "caption": "write captions", "retrieval": "match pictures and texts", "grounding": "find phrases"}
+_DOES = {
+    "vqa": "answer questions",
+    "caption": "write captions",
+    "retrieval": "match pictures and texts",
+    "grounding": "find phrases",
+    "classification": "name classes",
+}
 _HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
 
 
@@ -309,6 +316,24 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         boxes = ground(self, pairs)
         return boxes[0] if single else boxes
 
+    def classify(self, inputs: Any | Sequence[Any], texts: str | Sequence[str] | None = None) -> Label | list[Label]:
+        """Name the class of each input, or estimate its number.
+
+        Args:
+            inputs: One picture or several; of a model that reads words alone, one text or several.
+            texts: What is said about each picture, or the second sentence of each pair, where the model was trained on such.
+
+        Raises:
+            UsageError: If the model was not trained to classify, reads other inputs, or the numbers of inputs and texts differ.
+            DataError: If a picture cannot be read.
+        """
+        if texts is None:
+            found = classify(self, _as_list(inputs), [None] * len(_as_list(inputs)))
+            return found if _is_list(inputs) else found[0]
+        pairs, single = _pairs(inputs, texts, "texts")
+        found = classify(self, [one for one, _ in pairs], [text for _, text in pairs])
+        return found[0] if single else found
+
     def embed_images(self, images: VisualInput | Sequence[VisualInput], batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed pictures and videos for search.
 
@@ -365,36 +390,49 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         """Work on pictures and clips that are pixels already.
 
         Args:
-            verb: ``vqa``, ``caption`` or ``retrieval``.
+            verb: ``vqa``, ``caption``, ``retrieval`` or ``classification``.
             items: Pixels (3, size, size) or (F, 3, size, size), from ``visuals``, and the words of each.
 
         Returns:
-            One ``Answer``, ``Caption`` or ``Match`` per item, in order.
+            One ``Answer``, ``Caption``, ``Match`` or ``Label`` per item, in order.
         """
-        task, texts = self.task_for(verb), [text for _, text in items]
-        clips = [pixels.ndim == 4 for pixels, _ in items]
+        texts, clips = [text for _, text in items], [pixels.ndim == 4 for pixels, _ in items]
 
         def pixels(position: int) -> Tensor:
             return items[position][0]
 
+        if verb == "classification":
+            return list(labels(self, classifier(self), texts, clips, pixels))
+        task = self.task_for(verb)
         if verb == "retrieval":
-            return self._compute(texts, clips, pixels, task, self._match)
+            return self.compute(texts, clips, pixels, task, self._match)
         kind = Answer if verb == "vqa" else Caption
-        return [kind(one.text, one.score) for one in self._compute(texts, clips, pixels, task, task.predict)]
+        return [kind(one.text, one.score) for one in self.compute(texts, clips, pixels, task, task.predict)]
 
     def _in_batches(self, pairs: Sequence[Pair], task: Task, compute: Callable[[Batch], list[Result]]) -> list[Result]:
         texts, clips = [text for _, text in pairs], [is_clip(visual) for visual, _ in pairs]
-        return self._compute(texts, clips, lambda position: self.visuals.read(pairs[position][0]), task, compute)
+        return self.compute(texts, clips, lambda position: self.visuals.read(pairs[position][0]), task, compute)
 
-    def _compute(
+    def compute(
         self,
         texts: Sequence[str | None],
         clips: Sequence[bool],
-        pixels: Callable[[int], Tensor],
+        pixels: Callable[[int], Tensor] | None,
         task: Task,
         compute: Callable[[Batch], list[Result]],
     ) -> list[Result]:
-        """Work on items in batches of one kind and similar text length; pictures are asked for as their batch comes up."""
+        """Work on items in batches of one kind and similar text length.
+
+        Args:
+            texts: Of each item, or None.
+            clips: Of each item, whether it is a video.
+            pixels: Gives an item's pixels as its batch comes up; None where there is nothing to see.
+            task: Makes the batches.
+            compute: Works on one.
+
+        Returns:
+            One result per item, in order.
+        """
         results: dict[int, Result] = {}
         collate = task.collator(training=False)
         lengths = [0 if text is None else len(self.tokenizer.encode(text)) for text in texts]
@@ -403,7 +441,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             for position in positions:
                 text = texts[position]
                 sample = Sample(str(position), text=text, references=() if text is None else (text,), image_index=position)
-                items.append(Item(sample, pixels(position)))
+                items.append(Item(sample, None if pixels is None else pixels(position)))
             batch = collate(items).to(self.device)
             with self.computing():
                 results.update(zip(positions, compute(batch), strict=True))

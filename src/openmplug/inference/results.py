@@ -30,6 +30,21 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A class or a number.
+
+    Args:
+        text: The class's name, or the number written out.
+        score: The class's probability (0 to 1), or the number.
+        probabilities: The likeliest classes with their probabilities, best first; empty for a number.
+    """
+
+    text: str
+    score: float
+    probabilities: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
     """How well a text fits a picture: the matching head's probability (0 to 1) and the cosine similarity of both (-1 to 1).
 

@@ -37,6 +37,7 @@ class Verb:
 VERBS = {
     "vqa": Verb("vqa", "question", {"answer": "text", "score": "score"}),
     "caption": Verb("caption", None, {"caption": "text", "score": "score"}),
+    "classify": Verb("classification", None, {"label": "text", "score": "score", "probabilities": "probabilities"}),
     "match": Verb("retrieval", "text", {"probability": "probability", "similarity": "similarity"}),
 }
 """Name of a verb -> what it means; a new verb is one entry here and one command."""
