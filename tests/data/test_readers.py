@@ -108,7 +108,7 @@ def test_row_without_answer(tmp_path: Path) -> None:
             '{"image": "a", "question": "q", "answer": "a", "caption": "c"}',
             r"columns for question and caption at once; choose by naming one",
         ),
-        ('{"question": "q", "answer": "a"}', r"line 1: no 'image'; found question, answer"),
+        ('{"question": "q", "answer": "a"}', r"line 1: no 'image' or 'video'; found question, answer"),
         ('{"image": "a.jpg", "caption": ""}', r"line 1: no 'caption' or 'captions'"),
         ('{"image": "a.jpg", "question": "q", "answer": {"x": 1}}', r"line 1: 'answer' must be text or a number, got dict"),
         ('{"id": 1, "image": "a", "caption": "c"}\n{"id": 1, "image": "b", "caption": "c"}', r"dev\.jsonl: id '1' occurs twice"),

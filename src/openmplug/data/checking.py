@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from openmplug.batch import Failure, Sample
+from openmplug.data.images import ImageSource
 from openmplug.data.readers.split import Split
+from openmplug.data.video import open_clip
 from openmplug.errors import DataError
 
 
@@ -51,6 +53,19 @@ class SplitReport:
         return found
 
 
+def check_readable(images: ImageSource, name: str, clip: bool = False) -> None:
+    """Decode a picture, or find a video's frames and decode the first one.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    if not clip:
+        images.open(name)
+        return
+    with open_clip(images, name) as video:
+        video.read([0])
+
+
 def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + (", ..." if len(names) > most else "")
 
@@ -63,7 +78,8 @@ def check_split(split: Split, open_first: int | None = 64, opened: Callable[[int
         open_first: How many different pictures to decode; None decodes all.
         opened: Called with 1 after each decoded picture.
     """
-    names = list(dict.fromkeys(sample.image for sample in split.samples if sample.image is not None))
+    clips = {sample.image: sample.clip for sample in split.samples if sample.image is not None}
+    names = list(clips)
     report = SplitReport(split.name, len(split.samples), len(names), split.images.description, split.samples[0])
     report.missing = [name for name in names if name not in split.images]
     report.unused = len(set(split.images.names()) - set(names))
@@ -71,7 +87,7 @@ def check_split(split: Split, open_first: int | None = 64, opened: Callable[[int
     absent = set(report.missing)
     for name in [name for name in names if name not in absent][:open_first]:
         try:
-            split.images.open(name)
+            check_readable(split.images, name, clips[name])
         except DataError as error:
             report.unreadable.append(Failure(name, name, str(error)))
         report.opened += 1

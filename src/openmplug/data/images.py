@@ -37,7 +37,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # What PIL's decoders raise on damaged data.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -69,31 +69,33 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         raise DataError(
             f"image '{name}' is not a picture ({len(data):,} bytes that start with {start!r}); expected JPEG, PNG, ..."
         ) from None
-    except _DECODER_ERRORS as error:
-        raise DataError(f"image '{name}' has a damaged header ({_reason(error)})") from None
+    except DECODER_ERRORS as error:
+        raise DataError(f"image '{name}' has a damaged header ({one_line(error)})") from None
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"image '{name}' has too many pixels: {width:,} x {height:,}, expected at most {max_pixels:,}; resize it first")
     try:
         image.load()
-        return _to_rgb(_turn_upright(image))
-    except _DECODER_ERRORS as error:
-        raise DataError(f"image '{name}' is truncated or damaged ({_reason(error)}); get the file again or remove its record") from None
+        return to_rgb(_turn_upright(image))
+    except DECODER_ERRORS as error:
+        raise DataError(f"image '{name}' is truncated or damaged ({one_line(error)}); get the file again or remove its record") from None
 
 
-def _reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error, or its kind where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     orientation = None
-    with contextlib.suppress(*_DECODER_ERRORS):  # a broken EXIF block says nothing about the pixels
+    with contextlib.suppress(*DECODER_ERRORS):  # a broken EXIF block says nothing about the pixels
         orientation = image.getexif().get(_ORIENTATION_TAG)
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture of any mode to RGB: transparency on white, 16-bit grey cut to its upper 8 bits."""
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -128,6 +130,14 @@ class ImageSource(ABC):
     def __contains__(self, name: object) -> bool:
         """Say whether there is a picture of that name; nothing is opened."""
 
+    def locate(self, name: str) -> Path | None:
+        """Return where a picture or video lies as a file of its own, or as a folder of frames; None inside an archive."""
+        return None
+
+    def members(self, name: str) -> list[str]:
+        """Return the pictures of a folder of frames that lies in an archive; empty where ``name`` is none."""
+        return []
+
     def open(self, name: str) -> Image.Image:
         """Decode one picture to RGB; see ``decode_image`` for the errors."""
         return decode_image(self.read(name), name)
@@ -154,9 +164,13 @@ class FolderImages(ImageSource):
         except OSError as error:
             raise DataError(f"image '{name}' in {self.description} cannot be read: {error.strerror or error}") from None
 
+    def locate(self, name: str) -> Path:
+        """Return the file's path."""
+        return self.root / name
+
     def __contains__(self, name: object) -> bool:
-        """Say whether the file is there."""
-        return isinstance(name, str) and name != "" and (self.root / name).is_file()
+        """Say whether the file, or the folder of frames, is there."""
+        return isinstance(name, str) and name != "" and ((self.root / name).is_file() or (name != "." and (self.root / name).is_dir()))
 
 
 class Member(NamedTuple):
@@ -181,6 +195,7 @@ class ArchiveImages(ImageSource):
         self._check_whole()
         tops = {name.partition("/")[0] + "/" if "/" in name else "" for name in self.index}
         self.top = tops.pop() if len(tops) == 1 else ""
+        self._folders: dict[str, list[str]] | None = None  # of frames; listed when one is asked for
         self._file: int | None = None
         self._process = 0
 
@@ -200,9 +215,19 @@ class ArchiveImages(ImageSource):
     def _member(self, name: str) -> Member | None:
         return self.index.get(name) or self.index.get(self.top + name)
 
+    def members(self, name: str) -> list[str]:
+        """Return the pictures of a folder of frames."""
+        if self._folders is None:
+            self._folders = {}
+            for each in self.index:
+                folder, slash, _ = each.rpartition("/")
+                if slash and Path(each).suffix.lower() in PICTURE_SUFFIXES:
+                    self._folders.setdefault(folder, []).append(each)
+        return self._folders.get(name) or self._folders.get(self.top + name) or []
+
     def __contains__(self, name: object) -> bool:
-        """Say whether the archive has the member."""
-        return isinstance(name, str) and self._member(name) is not None
+        """Say whether the archive has the member, or a folder of frames of that name."""
+        return isinstance(name, str) and (self._member(name) is not None or (name != "" and bool(self.members(name))))
 
     def read(self, name: str) -> bytes:
         """Return one member's bytes."""
@@ -213,7 +238,7 @@ class ArchiveImages(ImageSource):
         try:
             return self._read_member(member)
         except (OSError, zlib.error) as error:
-            raise DataError(f"image '{name}' in {self.path} cannot be read: {_reason(error)}") from None
+            raise DataError(f"image '{name}' in {self.path} cannot be read: {one_line(error)}") from None
 
     def _read_member(self, member: Member) -> bytes:
         return self._read_at(member.offset, member.size)
@@ -245,7 +270,7 @@ class TarImages(ArchiveImages):
             with tarfile.open(self.path, mode="r:") as archive:
                 return {entry.name.removeprefix("./"): Member(entry.offset_data, entry.size) for entry in archive if entry.isreg()}
         except (tarfile.TarError, EOFError, OSError) as error:
-            message = f"{self.path} is not an uncompressed tar file ({_reason(error)}); unpack it and pack it again with: tar cf"
+            message = f"{self.path} is not an uncompressed tar file ({one_line(error)}); unpack it and pack it again with: tar cf"
             raise DataError(message) from None
 
 
@@ -257,7 +282,7 @@ class ZipImages(ArchiveImages):
             with zipfile.ZipFile(self.path) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{self.path} is not a zip file ({_reason(error)}); copy the archive again") from None
+            raise DataError(f"{self.path} is not a zip file ({one_line(error)}); copy the archive again") from None
         index = {}
         for entry in entries:
             if entry.flag_bits & 0x1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -275,15 +300,17 @@ class ZipImages(ArchiveImages):
         return zlib.decompress(data, -15) if member.deflated else data
 
 
-def open_images(root: Path, split: str, folder: str | None = None) -> ImageSource:
+def open_images(root: Path, split: str, folder: str | None = None, clips: bool = False) -> ImageSource:
     """Find the pictures of a split.
 
-    Tried in this order: ``{split}_images`` as ``.tar``, ``.zip`` or folder; ``images`` likewise; ``root`` itself as a folder.
+    Tried in this order: ``{split}_images`` as ``.tar``, ``.zip`` or folder; ``images`` likewise; ``root`` itself as a folder. For videos
+    ``{split}_videos`` and ``videos`` come first.
 
     Args:
         root: Folder of the data set.
         split: Name of the split, the stem of its files.
-        folder: Look for this name (``.tar``, ``.zip`` or folder; or a path that ends so) instead of the two standard ones.
+        folder: Look for this name (``.tar``, ``.zip`` or folder; or a path that ends so) instead of the standard ones.
+        clips: The records are about videos.
 
     Returns:
         The source; archives are indexed here, once.
@@ -294,7 +321,8 @@ def open_images(root: Path, split: str, folder: str | None = None) -> ImageSourc
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"data folder {root} does not exist; set data.root to the folder that holds the data set")
-    for stem in (folder,) if folder is not None else (f"{split}_images", "images"):
+    standard = [f"{split}_videos", "videos"] * clips + [f"{split}_images", "images"]
+    for stem in [folder] if folder is not None else standard:
         place = root / stem
         if place.is_dir():
             return FolderImages(place)

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from openmplug.batch import Batch, Failure, Item, Sample
+from openmplug.data.clips import ClipTransform
 from openmplug.data.images import ImageSource
+from openmplug.data.video import open_clip
 from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
 
 Key = tuple[int, int]  # (epoch, index)
@@ -36,22 +38,30 @@ class ImageTransform(Protocol):
 
 
 class ImageTextDataset(Dataset[Item]):
-    """Examples whose picture is decoded and transformed when asked for.
+    """Examples whose picture or video is decoded and transformed when asked for.
 
     Args:
         examples: What a task made of a split's records.
-        images: The split's pictures.
+        images: The split's pictures and videos.
         transform: From picture to tensor.
+        clip: From video to tensor; needed where a record is about one.
         seed: Of the augmentation.
         on_error: The policy for unreadable pictures, kept here for the loader's consumer.
     """
 
     def __init__(
-        self, examples: Sequence[Sample], images: ImageSource, transform: ImageTransform, seed: int = 0, on_error: str = "error"
+        self,
+        examples: Sequence[Sample],
+        images: ImageSource,
+        transform: ImageTransform,
+        seed: int = 0,
+        on_error: str = "error",
+        clip: ClipTransform | None = None,
     ) -> None:
         self.examples = list(examples)
         self.images = images
         self.transform = transform
+        self.clip = clip
         self.seed = seed
         self.on_error = on_error
 
@@ -59,17 +69,22 @@ class ImageTextDataset(Dataset[Item]):
         return len(self.examples)
 
     def __getitem__(self, key: Key) -> Item:
-        """Return one example with its pixels; an unreadable picture gives an item with ``failure`` set, never an exception."""
+        """Return one example with its pixels; an unreadable one gives an item with ``failure`` set, never an exception."""
         epoch, index = key
         sample = self.examples[index]
         if sample.image is None:
             return Item(sample)
+        # A string seed is hashed with SHA-512: the same numbers in every process, unlike hash().
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
         try:
-            image = self.images.open(sample.image)
+            if not sample.clip:
+                return Item(sample, self.transform(self.images.open(sample.image), rng))
+            if self.clip is None:
+                raise UsageError(f"record '{sample.id}' is about a video, and this data set was built for pictures")
+            with open_clip(self.images, sample.image) as video:
+                return Item(sample, self.clip(video, rng))
         except DataError as error:
             return Item(sample, failure=Failure(sample.id, sample.image, str(error)))
-        # A string seed is hashed with SHA-512: the same numbers in every process, unlike hash().
-        return Item(sample, self.transform(image, random.Random(f"{self.seed}/{epoch}/{index}")))
 
 
 class EpochSampler(Sampler[list[Key]]):

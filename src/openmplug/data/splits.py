@@ -120,6 +120,16 @@ class JoinedImages(ImageSource):
             raise DataError(f"image '{name}' not found: its first part must be one of {', '.join(self.sources)}")
         return self.sources[prefix].read(rest)
 
+    def locate(self, name: str) -> Path | None:
+        """Return where one lies as a file of its own."""
+        prefix, _, rest = name.partition("/")
+        return self.sources[prefix].locate(rest) if prefix in self.sources else None
+
+    def members(self, name: str) -> list[str]:
+        """Return the pictures of a folder of frames in an archive, prefixed."""
+        prefix, _, rest = name.partition("/")
+        return [f"{prefix}/{each}" for each in self.sources[prefix].members(rest)] if prefix in self.sources else []
+
     def __contains__(self, name: object) -> bool:
         """Say whether the picture is there."""
         prefix, _, rest = str(name).partition("/")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -67,20 +67,23 @@ class ImageSettings(Settings):
         return self
 
 
-class _Normalise:
+class Normalise:
     """8-bit pixels to normalised floats: one look-up per channel, with the same rounding as ``(x / 255 - mean) / std``."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         values = np.arange(256, dtype=np.float32) / np.float32(255)
         self.tables = (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]  # (3, 256)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        pixels = np.asarray(image)  # (H, W, 3)
-        result = np.empty((3, *pixels.shape[:2]), np.float32)
-        for channel in range(3):
-            # mode="clip" saves numpy's buffered bounds check; uint8 cannot leave the table.
-            self.tables[channel].take(pixels[:, :, channel], out=result[channel], mode="clip")
-        return torch.from_numpy(result)  # (3, H, W)
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Normalise a picture, or pixels (..., H, W, 3) of uint8, to (..., 3, H, W) float32."""
+        pixels = np.asarray(image)
+        result = np.empty((*pixels.shape[:-3], 3, *pixels.shape[-3:-1]), np.float32)
+        flat = result.reshape(-1, 3, *pixels.shape[-3:-1])
+        for frame, one in zip(pixels.reshape(-1, *pixels.shape[-3:]), flat, strict=True):
+            for channel in range(3):
+                # mode="clip" saves numpy's buffered bounds check; uint8 cannot leave the table.
+                self.tables[channel].take(frame[:, :, channel], out=one[channel], mode="clip")
+        return torch.from_numpy(result)
 
 
 class EvalTransform:
@@ -88,7 +91,7 @@ class EvalTransform:
 
     def __init__(self, settings: ImageSettings) -> None:
         self.settings = settings
-        self.normalise = _Normalise(settings.mean, settings.std)
+        self.normalise = Normalise(settings.mean, settings.std)
 
     def __call__(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
         """Transform one RGB picture to (3, size, size) float32; ``rng`` is not used."""
@@ -101,7 +104,7 @@ class TrainTransform:
 
     def __init__(self, settings: ImageSettings) -> None:
         self.settings = settings
-        self._normalise = _Normalise(settings.mean, settings.std)
+        self._normalise = Normalise(settings.mean, settings.std)
         self._augment = RandAugment(settings.randaugment_ops, settings.randaugment_magnitude, settings.colour_ops)
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
@@ -225,9 +228,20 @@ class RandAugment:
         self.level = magnitude / 10
         self.names = tuple(name for name in OPERATIONS if colour_ops or name not in _COLOUR_OPERATIONS)
 
-    def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """Augment one RGB picture; its size stays."""
+    def draw(self, rng: random.Random) -> list[tuple[str, float]]:
+        """Draw operations and their signs, to be carried out on one picture or on every frame of a clip."""
+        drawn = []
         for name in rng.choices(self.names, k=self.ops):
             if rng.random() < 0.5:
-                image = OPERATIONS[name](image, self.level, rng.choice((-1.0, 1.0)))
+                drawn.append((name, rng.choice((-1.0, 1.0))))
+        return drawn
+
+    def apply(self, image: Image.Image, drawn: Sequence[tuple[str, float]]) -> Image.Image:
+        """Carry out operations on one RGB picture; its size stays."""
+        for name, sign in drawn:
+            image = OPERATIONS[name](image, self.level, sign)
         return image
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """Augment one RGB picture; its size stays."""
+        return self.apply(image, self.draw(rng))

@@ -11,6 +11,7 @@ import torch
 from openmplug.checkpoints.adapters import folder_hash, holds_adapters
 from openmplug.checkpoints.atomic import atomic_folder
 from openmplug.config import validate
+from openmplug.data.clips import VideoSettings
 from openmplug.data.transforms import ImageSettings
 from openmplug.engine.models import find_model, load_task, write_model
 from openmplug.errors import UsageError
@@ -39,6 +40,8 @@ def merge(run: Path, output: Path, base: Sequence[Path] = ()) -> dict[str, Any]:
         raise UsageError(f"--output '{output}' is there already; give a folder that is not")
     task, config = load_task(folder, torch.device("cpu"), base=[find_model(place) for place in base])
     with atomic_folder(output) as writing:
-        write_model(writing, task, config["task"], validate(ImageSettings, config["image"], where="image"))
+        image = validate(ImageSettings, config["image"], where="image")
+        video = validate(VideoSettings, config["video"], where="video") if "video" in config else None
+        write_model(writing, task, config["task"], image, video=video)
     count = sum(parameter.numel() for parameter in task.model.parameters())
     return {"adapters": str(folder), "output": str(output), "sha256": folder_hash(output), "parameters": count}

@@ -17,6 +17,7 @@ import torch
 from openmplug.checkpoints.adapters import AdapterRecord, BaseWeights, holds_adapters, load_folder, save_adapters
 from openmplug.checkpoints.folder import VOCABULARY, find_folder, read_folder
 from openmplug.checkpoints.store import WEIGHTS, load_shared, model_hash, read_config, save_weights
+from openmplug.data.clips import VideoSettings
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.engine.lora import add_adapters, learned_state
@@ -29,8 +30,14 @@ from openmplug.tasks import build_task
 from openmplug.tasks.base import Task
 
 
-def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> tuple[Task, AdapterRecord | None]:
+def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display, clips: bool = False) -> tuple[Task, AdapterRecord | None]:
     """Build the task from the seed, and from the weights of ``init_from`` where it has them.
+
+    Args:
+        config: The recipe.
+        tokenizer: Its words.
+        display: Where to say what came from where.
+        clips: The records are about videos.
 
     Returns:
         The task, and what its checkpoints say about its adapters where it has some (``lora.rank``).
@@ -38,7 +45,7 @@ def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display) -> tuple
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
-    task = build_task(config.task, config.model, tokenizer, config.settings, training=True)
+    task = build_task(config.task, config.model, tokenizer, config.settings, training=True, clips=clips)
     if not config.init_from:
         return task, None
     base, missing = _load_parts(task, config.init_from, tokenizer, display)
@@ -83,7 +90,9 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
     return loaded, missing
 
 
-def write_model(folder: Path, task: Task, name: str, image: ImageSettings, adapters: AdapterRecord | None = None) -> None:
+def write_model(
+    folder: Path, task: Task, name: str, image: ImageSettings, adapters: AdapterRecord | None = None, video: VideoSettings | None = None
+) -> None:
     """Write what a trained folder holds: weights, or adapters and where their base is; configuration; vocabulary."""
     config = {
         "architecture": architecture_of(task.model.config),
@@ -92,6 +101,7 @@ def write_model(folder: Path, task: Task, name: str, image: ImageSettings, adapt
         "task": name,
         "settings": task.settings.model_dump(mode="json"),
         "image": image.model_dump(mode="json"),
+        **({} if video is None else {"video": video.model_dump(mode="json")}),
     }
     if adapters is None:
         save_weights(folder, task.model.state_dict(), config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from openmplug.config import Settings, apply_overrides, did_you_mean, load_tree, validate
+from openmplug.data.clips import VideoSettings
 from openmplug.data.splits import DataSettings
 from openmplug.data.transforms import ImageSettings
 from openmplug.engine.catalog import find_recipe, recipes_root
@@ -91,6 +92,7 @@ class RunConfig(Settings):
     tokenizer: TokenizerSettings = TokenizerSettings()
     data: DataSettings = Field(default_factory=DataSettings)
     image: ImageSettings = Field(default_factory=ImageSettings)
+    video: VideoSettings = Field(default_factory=VideoSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
     run: LoopSettings = LoopSettings()
     settings: dict[str, Any] = Field(default_factory=dict)

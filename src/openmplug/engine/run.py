@@ -14,8 +14,10 @@ from openmplug.checkpoints.adapters import AdapterRecord, folder_hash, holds_ada
 from openmplug.checkpoints.atomic import write_atomic
 from openmplug.checkpoints.folder import VOCABULARY
 from openmplug.config import dump_yaml, read_yaml, validate
+from openmplug.data.checking import check_readable
+from openmplug.data.clips import EvalClip, TrainClip, VideoSettings
 from openmplug.data.images import ImageSource
-from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, ImageTransform, build_loader
+from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
 from openmplug.data.readers import Split
 from openmplug.data.splits import read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
@@ -90,7 +92,7 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task, adapters = new_task(config, tokenizer, display)
+        task, adapters = new_task(config, tokenizer, display, clips=any(sample.clip for sample in split.samples))
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -115,7 +117,7 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
             loop=config.run,
             folder=output,
             device=target,
-            write_model=lambda folder: write_model(folder, task, config.task, config.image, adapters),
+            write_model=lambda folder: write_model(folder, task, config.task, config.image, adapters, config.video),
             on_error=config.data.on_error,
             validate=None if held_out is None else _validation(config, task, held_out, target),
             validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),
@@ -192,17 +194,19 @@ def _check_first_images(split: Split, on_error: str) -> None:
     Raises:
         DataError: If one cannot be read; where unreadable pictures are to be skipped, if none of them can.
     """
-    names = list(dict.fromkeys(sample.image for sample in split.samples if sample.image is not None))[:FIRST_IMAGES]
+    names = list(dict.fromkeys((sample.image, sample.clip) for sample in split.samples if sample.image is not None))[:FIRST_IMAGES]
     errors: list[DataError] = []
-    for name in names:
+    for name, clip in names:
         try:
-            split.images.open(name)
+            check_readable(split.images, name, clip)
         except DataError as error:
             if on_error == "error":
                 raise
             errors.append(error)
     if names and len(errors) == len(names):
-        raise DataError(f"none of the first {len(names)} pictures of split '{split.name}' can be read: {errors[0]}")
+        raise DataError(
+            f"none of the first {len(names)} {'videos' if names[0][1] else 'pictures'} of split '{split.name}' can be read: {errors[0]}"
+        )
 
 
 def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
@@ -225,21 +229,28 @@ def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], 
     size = config.optim.batch_size_per_device
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
     sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size)
-    dataset = ImageTextDataset(examples, images, TrainTransform(config.image), seed=config.seed, on_error=config.data.on_error)
+    transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
+    dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1])
     return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
 
 
 def _evaluation_loader(
-    config: RunConfig, task: Task, samples: Sequence[Sample], images: ImageSource, transform: ImageTransform
+    config: RunConfig, task: Task, samples: Sequence[Sample], images: ImageSource, image: ImageSettings, video: VideoSettings
 ) -> BatchLoader:
     size = config.run.evaluate_batch_size or config.optim.batch_size_per_device
-    dataset = ImageTextDataset(samples, images, transform, seed=config.seed, on_error=config.data.on_error)
+    clip = EvalClip(video, image)
+    dataset = ImageTextDataset(samples, images, EvalTransform(image), config.seed, config.data.on_error, clip=clip)
     return build_loader(dataset, EpochSampler(len(samples), size, shuffle=False), task.collator(training=False), config.data.workers)
+
+
+def _evaluated(video: VideoSettings) -> dict[str, Any]:
+    """Return the settings of evaluation that were stated, not left at their defaults."""
+    return {name: getattr(video, name) for name in ("frames", "sampling", "resize") if name in video.model_fields_set}
 
 
 def _validation(config: RunConfig, task: Task, split: Split, device: torch.device) -> Callable[[Task, Advance], dict[str, float]]:
     samples = split.samples[: config.run.validate_limit]
-    loader = _evaluation_loader(config, task, samples, split.images, EvalTransform(config.image))
+    loader = _evaluation_loader(config, task, samples, split.images, config.image, config.video)
     precision = choose_precision(config.run.precision, device)
 
     def validate_now(task: Task, advance: Advance) -> dict[str, float]:
@@ -255,7 +266,8 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
 def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Measure a trained model on a split and write ``predictions.jsonl`` and ``metrics.json``.
 
-    Architecture, vocabulary and picture settings are the model's; the recipe gives the data, and task settings that replace the model's.
+    Architecture, vocabulary, picture and video settings are the model's; the recipe gives the data, and task settings that replace the
+    model's. Video settings that the recipe states replace the model's too: a model may be asked about more frames than it was trained on.
 
     Args:
         config: The checked recipe; ``data.evaluate`` names the split.
@@ -281,10 +293,11 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"
         )
     image = validate(ImageSettings, facts["image"], where="image")
+    video = validate(VideoSettings, {**facts.get("video", {}), **_evaluated(config.video)}, where="video")
     split = read_split(config.data, config.data.evaluate)
     _check_first_images(split, config.data.on_error)
     precision = choose_precision(config.run.precision, target)
-    loader = _evaluation_loader(config, task, split.samples, split.images, EvalTransform(image))
+    loader = _evaluation_loader(config, task, split.samples, split.images, image, video)
     display = Display(quiet=quiet)
     try:
         with limited_threads(config.run.threads), display.bar(f"evaluate {split.name}", len(split.samples)) as advance:
@@ -300,6 +313,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             "data": {key: value for key, value in config.data.model_dump(mode="json").items() if key not in ("train", "workers")},
             "settings": task.settings.model_dump(mode="json"),
             "image": image.model_dump(mode="json"),
+            **({"video": video.model_dump(mode="json")} if any(sample.clip for sample in split.samples) else {}),
             "scorer": dict(task.scorer()),
             "model": str(folder),
             "model_hash": folder_hash(folder),

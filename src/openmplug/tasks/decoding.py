@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from openmplug.batch import Item, Tokens
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.errors import UsageError
+from openmplug.errors import DataError, UsageError
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.models.generation import Hypothesis, beam_search
 from openmplug.models.mplug import MPLUGConfig
@@ -18,8 +18,16 @@ from openmplug.objectives.language import IGNORE
 
 
 def stack_images(items: Sequence[Item]) -> Tensor:
-    """Stack the pixels of items to (B, C, H, W)."""
-    return torch.stack([item.pixels for item in items if item.pixels is not None])
+    """Stack the pixels of items to (B, C, H, W), or those of clips to (B, F, C, H, W).
+
+    Raises:
+        DataError: If pictures and clips come together.
+    """
+    pixels = [item.pixels for item in items if item.pixels is not None]
+    if len({one.shape for one in pixels}) > 1:
+        kinds = " and ".join(sorted({"x".join(map(str, one.shape)) for one in pixels}))
+        raise DataError(f"pictures and videos cannot share a batch (pixels {kinds}); put them into different splits")
+    return torch.stack(pixels)
 
 
 def memory_of_rows(memory: DecoderMemory, counts: Tensor | None) -> DecoderMemory:

@@ -6,6 +6,7 @@ Columns (rename them with ``data.columns``, role: column):
 ``image`` + ``question`` + ``answer``  a question; ``answer`` is one text, ``answers`` the answers of several annotators
 ``image`` + ``caption``                a picture's caption, or ``captions``, a list; rows of one picture are put together
 ``image`` + ``text`` + ``label``       a statement about the picture and its class
+``video`` in the place of ``image``    the same about a video: a file, a GIF or a folder of frames
 ====================================  =================================================================================
 
 ``id`` is optional; every other column is kept in ``Sample.extra``. A list in a CSV cell is written as JSON.
@@ -25,7 +26,7 @@ from openmplug.data.readers.split import Numbering, Split
 from openmplug.data.text import weigh_answers
 from openmplug.errors import DataError, UsageError
 
-ROLES = ("id", "image", "question", "answer", "answers", "answer_set", "caption", "captions", "text", "label")
+ROLES = ("id", "image", "question", "answer", "answers", "answer_set", "caption", "captions", "text", "label", "video")
 # The kinds of data set, and the roles whose declaration in data.columns chooses one.
 _KINDS = {"question": ("question", "answer", "answers", "answer_set"), "caption": ("caption", "captions"), "text": ("text", "label")}
 # Without a declaration the columns of the first row choose; an answer or a label alone tells nothing.
@@ -54,7 +55,8 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
     build = {"question": _questions, "caption": _captions, "text": _statements}[kind]
     samples = build(rows)
     _refuse_repeated_ids(samples, path)
-    return Split(split, samples, open_images(root, split))
+    _refuse_mixed_kinds(samples, path)
+    return Split(split, samples, open_images(root, split, clips=samples[0].clip))
 
 
 def read_daquar(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
@@ -102,6 +104,13 @@ class _Row:
             return []
         return [_text(each, self.where, role) for each in (value if isinstance(value, list) else [value])]
 
+    def visual(self) -> tuple[str, bool]:
+        """Return the name of the row's picture or video, and whether it is a video."""
+        clip = self.get("video") not in (None, "")
+        if clip and self.get("image") not in (None, ""):
+            raise DataError(f"{self.where}: '{self.column('image')}' and '{self.column('video')}' at once; expected one of them")
+        return (self.text("video"), True) if clip else (self.text("image", "video"), False)
+
     def rest(self, *roles: str) -> dict[str, Any]:
         """Return the columns that no role took."""
         taken = {self.column(role) for role in roles}
@@ -137,12 +146,12 @@ def _questions(rows: list[_Row]) -> list[Sample]:
     number = Numbering()
     samples = []
     for index, row in enumerate(rows):
-        name, question = row.text("image"), row.text("question")
+        (name, clip), question = row.visual(), row.text("question")
         answers = _answers(row)
         targets, weights = weigh_answers(answers) if answers else ((), ())
-        extra = row.rest("id", "image", "question", "answer", "answers", "answer_set")
+        extra = row.rest("id", "image", "video", "question", "answer", "answers", "answer_set")
         identifier = row.get("id") if row.get("id") is not None else row.values.get("question_id", index)
-        samples.append(Sample(str(identifier), name, question, targets, weights, tuple(answers), number(name), extra))
+        samples.append(Sample(str(identifier), name, question, targets, weights, tuple(answers), number(name), extra, clip=clip))
     return samples
 
 
@@ -160,8 +169,9 @@ def _answers(row: _Row) -> list[str]:
 def _captions(rows: list[_Row]) -> list[Sample]:
     texts: dict[str, list[str]] = {}
     firsts: dict[str, _Row] = {}
+    clips: dict[str, bool] = {}
     for row in rows:
-        name = row.text("image")
+        name, clips[name] = row.visual()
         found = row.texts("captions") or row.texts("caption") or [row.text("caption", "captions")]
         texts.setdefault(name, []).extend(found)
         firsts.setdefault(name, row)
@@ -172,7 +182,8 @@ def _captions(rows: list[_Row]) -> list[Sample]:
             targets=tuple(captions),
             references=tuple(captions),
             image_index=index,
-            extra=firsts[name].rest("id", "image", "caption", "captions"),
+            extra=firsts[name].rest("id", "image", "video", "caption", "captions"),
+            clip=clips[name],
         )
         for index, (name, captions) in enumerate(texts.items())
     ]
@@ -182,10 +193,18 @@ def _statements(rows: list[_Row]) -> list[Sample]:
     number = Numbering()
     samples = []
     for index, row in enumerate(rows):
-        name, text, label = row.text("image"), row.text("text"), row.text("label")
+        (name, clip), text, label = row.visual(), row.text("text"), row.text("label")
         identifier = str(row.get("id") if row.get("id") is not None else index)
-        samples.append(Sample(identifier, name, text, (label,), (1.0,), (label,), number(name), row.rest("id", "image", "text")))
+        samples.append(
+            Sample(identifier, name, text, (label,), (1.0,), (label,), number(name), row.rest("id", "image", "video", "text"), clip=clip)
+        )
     return samples
+
+
+def _refuse_mixed_kinds(samples: list[Sample], path: Path) -> None:
+    clips = sum(sample.clip for sample in samples)
+    if 0 < clips < len(samples):
+        raise DataError(f"{path}: {clips:,} of {len(samples):,} records are about videos, the others about pictures; make two splits")
 
 
 def _refuse_repeated_ids(samples: list[Sample], path: Path) -> None:
