@@ -35,10 +35,12 @@ def msrvtt_qa(root: Path) -> dict[str, int]:
 
 
 def msvd_qa(root: Path) -> dict[str, int]:
-    write_json(root / "train_qa.json", [{"id": n, "video_id": 1 + n % 2, "question": "what is eating?", "answer": "squirrel"} for n in TEN])
+    rows = [{"id": n, "video_id": 1 + n % 2, "question": "what is eating?", "answer": "squirrel"} for n in TEN]
+    for split in ("train", "test"):
+        write_json(root / f"{split}_qa.json", rows)
     write_lines(root / "youtube_mapping.txt", "-4wsuPCjDBc_5_15 vid1", "-7KMZQEsJW4_205_208 vid2")
     touch(root / "YouTubeClips", "-4wsuPCjDBc_5_15.avi", "-7KMZQEsJW4_205_208.avi")
-    return {"train": 10}
+    return {"train": 10, "test": 10}
 
 
 def tgif_frameqa(root: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The generated moving-shapes set: short clips of coloured shapes, with words for question answering, captions and retrieval.
 
-Everything follows from one seed. As in ``openmplug.data.shapes``, six pairs of colour and shape (``UNSEEN``) occur in no training clip and
+Everything follows from one seed. As in ``openmplug.data.shapes``, four pairs of colour and shape (``UNSEEN``) occur in no training clip and
 no training text, and every dev clip shows at least one of them. No single frame tells which way something moves or what moves first;
 see ``openmplug.data.moving_scene``.
 
@@ -26,6 +26,7 @@ from openmplug.data.moving_scene import FRAMES, Clip, make_clip
 from openmplug.data.moving_text import captions, questions
 from openmplug.data.shapes import paint
 from openmplug.data.shapes_scene import SIZE
+from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.errors import UsageError
 
 TASKS = ("vqa", "caption", "retrieval")
@@ -76,8 +77,8 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
     """Write the data set, one folder per task, in the layout of one's own data.
 
     ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``caption`` and
-    ``retrieval`` (video, captions), splits ``train`` and ``dev``. The clips of a split are the same in every folder. No two dev clips have
-    the same captions.
+    ``retrieval`` (video, captions), splits ``train`` and ``dev``; and ``vocab.txt``, the words of all training texts, for models that start
+    from each other. The clips of a split are the same in every folder. No two dev clips have the same captions.
 
     Args:
         root: Folder to write to; files of an earlier call are replaced.
@@ -94,6 +95,7 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
     if train_clips < 1 or dev_clips < 1:
         raise UsageError(f"train_clips is {train_clips} and dev_clips {dev_clips}; expected at least 1 each")
     counts = {}
+    texts: set[str] = set()
     for split, number in (("train", train_clips), ("dev", dev_clips)):
         rng = random.Random(f"moving/{seed}/{split}")
         rows, archive = _make_split(rng, number, unseen=split == "dev")
@@ -103,6 +105,15 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
             (folder / f"{split}_videos.zip").write_bytes(archive)
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task]), encoding="utf-8")
             counts[f"{task}/{split}"] = len(rows[task])
+        if split == "train":
+            texts = {
+                text
+                for task in TASKS
+                for row in rows[task]
+                for text in (*row.get("captions", ()), row.get("question"), row.get("answer"))
+                if text
+            }
+    Tokenizer.from_vocab(build_vocabulary(sorted(texts), min_count=1)).save(root)
     return counts
 
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from openmplug.data.shapes_scene import PAIRS, SIZE, UNSEEN, Pair
+from openmplug.data import shapes_scene
+from openmplug.data.shapes_scene import SIZE, Pair
 
 FRAMES = 8
+COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "triangle", "star")
+PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+UNSEEN = tuple(pair for pair in shapes_scene.UNSEEN if pair in PAIRS)  # one of each colour and of each shape
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 # Steps lead from one frame to the next. Reversed in time, first and second turn change places.
 ALWAYS, FIRST, SECOND = range(7), range(3), range(4, 7)
@@ -74,7 +78,7 @@ def make_clip(rng: random.Random, unseen: bool) -> Clip:
         rng: Where chance comes from.
         unseen: True puts at least one pair of ``UNSEEN`` in it, False none.
     """
-    count = rng.choice((1, 2, 2, 2, 3, 3))
+    count = rng.choice((1, 1, 2, 2, 2, 3))
     turns = count == 2 and rng.random() < 0.7
     allowed = PAIRS if unseen else [pair for pair in PAIRS if pair not in UNSEEN]
     pairs = [rng.choice(UNSEEN if unseen else allowed)]
@@ -100,7 +104,7 @@ def _place(rng: random.Random, pairs: list[Pair], steps: tuple[range, ...]) -> t
                 rng.uniform(7.0, 9.0),
                 rng.choice([*DIRECTIONS]),
                 when,
-                rng.uniform(5.0, 7.0),
+                rng.uniform(7.0, 9.0),
             )
             for pair, when in zip(pairs, steps, strict=True)
         )

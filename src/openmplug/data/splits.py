@@ -18,6 +18,7 @@ from openmplug.batch import Sample
 from openmplug.config import Settings
 from openmplug.data.images import ImageSource, open_images
 from openmplug.data.readers import READERS, Split
+from openmplug.data.readers.video_questions import read_answers
 from openmplug.errors import DataError, UsageError
 
 
@@ -31,6 +32,8 @@ class DataSettings(Settings):
         evaluate: Split to validate and evaluate on.
         columns: For your own data: role -> name of the column, such as ``{question: q, answer: a}``.
         images: Where the pictures lie (folder, tar or zip, relative to ``root``), if not where the format puts them.
+        answers: File of candidate answers, relative to ``root``, for question answering by ranking (``settings.inference=rank``): a JSON
+            list, a JSON object whose keys they are, or one per line.
         workers: Processes that decode pictures; 0 decodes in the main process.
         on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
         shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
@@ -43,6 +46,7 @@ class DataSettings(Settings):
     evaluate: str = "dev"
     columns: dict[str, str | None] = Field(default_factory=dict)
     images: str | None = None
+    answers: str | None = None
     workers: int = Field(0, ge=0)
     on_error: Literal["error", "skip"] = "error"
     shuffle_images: bool = False
@@ -72,6 +76,20 @@ def read_split(settings: DataSettings, split: str) -> Split:
     if settings.limit is not None:
         result = replace(result, samples=result.samples[: settings.limit])
     return replace(result, samples=shuffle_images(result.samples)) if settings.shuffle_images else result
+
+
+def read_candidates(settings: DataSettings) -> dict[str, tuple[str, ...]]:
+    """Return the task setting that ``data.answers`` stands for: ``{"answers": ...}``, or nothing where it is not set.
+
+    Raises:
+        UsageError: If no ``root`` is set.
+        DataError: If the file is missing or not a list of answers.
+    """
+    if settings.answers is None:
+        return {}
+    if settings.root is None:
+        raise UsageError("data.root is not set; give the folder of the data set: data.root=DIR")
+    return {"answers": read_answers(settings.root.expanduser() / settings.answers)}
 
 
 def read_training(settings: DataSettings) -> Split:

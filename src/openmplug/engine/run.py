@@ -19,7 +19,7 @@ from openmplug.data.clips import EvalClip, TrainClip, VideoSettings
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
 from openmplug.data.readers import Split
-from openmplug.data.splits import read_split, read_training
+from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
@@ -84,7 +84,7 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
 
 def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, quiet: bool) -> dict[str, Any]:
     _check_output(config, output, resume)
-    split = read_training(config.data)
+    split, candidates = read_training(config.data), read_candidates(config.data)
     _check_first_images(split, config.data.on_error)
     held_out = read_split(config.data, config.data.evaluate) if config.run.validate_every else None
     if held_out is not None:
@@ -92,7 +92,12 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task, adapters = new_task(config, tokenizer, display, clips=any(sample.clip for sample in split.samples))
+        task, adapters = new_task(
+            config.model_copy(update={"settings": {**config.settings, **candidates}}),
+            tokenizer,
+            display,
+            clips=any(sample.clip for sample in split.samples),
+        )
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -287,7 +292,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
     """
     target = choose_device(device or config.run.device)
     folder = find_model(model)
-    task, facts = load_task(folder, target, config.settings)
+    task, facts = load_task(folder, target, {**config.settings, **read_candidates(config.data)})
     if facts["task"] != config.task:
         raise UsageError(
             f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"
