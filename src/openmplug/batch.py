@@ -79,8 +79,8 @@ class Batch:
     """What a task's collator makes of a list of items.
 
     Shapes: images (I, C, H, W) or (I, F, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
-    targets_per_item (B,) int64, image_index (B,) int64. There is one image per sample (I = B), unless ``samples_per_image`` (I,)
-    int64 says how many consecutive samples share each.
+    targets_per_item (B,) int64, image_index (B,) int64, labels (B,) of classes int64 or of numbers float32. There is one image per
+    sample (I = B), unless ``samples_per_image`` (I,) int64 says how many consecutive samples share each.
     """
 
     samples: list[Sample]
@@ -91,6 +91,7 @@ class Batch:
     targets_per_item: Tensor | None = None
     image_index: Tensor | None = None
     samples_per_image: Tensor | None = None
+    labels: Tensor | None = None
     failures: tuple[Failure, ...] = ()
 
     def __len__(self) -> int:

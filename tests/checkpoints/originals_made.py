@@ -13,7 +13,7 @@ from openmplug.checkpoints.store import save_weights
 from openmplug.models.mplug import MODULES
 from tiny_models import tiny_model
 
-PARTS = tuple(name for name in MODULES if name != "classification")  # the originals have no such head
+PARTS = tuple(name for name in MODULES if name not in ("classification", "language"))  # the originals have no such heads
 VOCABULARY = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]
 SIZES = {"vision_width": 64, "vision_heads": 1, "vocab_size": len(VOCABULARY)}
 CONFIG = """{"num_attention_heads": 4, "fusion_layers": 3, "stride_layer": 2,

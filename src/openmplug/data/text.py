@@ -156,6 +156,16 @@ def target_text(text: str, prompt: str = "") -> str:
     return prompt + text + END
 
 
+def sentence_pair(first: str, second: str) -> str:
+    """Join two sentences that are classified together: ``[SEP]`` between them, and none behind, as this project's texts end.
+
+    Example:
+        >>> sentence_pair("Is it red?", "It is blue.")
+        'Is it red? [SEP] It is blue.'
+    """
+    return f"{first} {END} {second}"
+
+
 def remove_prompt(text: str, prompt: str) -> str:
     """Cut a generated caption at its prompt: what follows the prompt's last occurrence, or the whole text without one."""
     return text.split(prompt)[-1].strip() if prompt else text

@@ -145,6 +145,31 @@ class Tokenizer:
             raise ValueError("got one string; expected a list of texts (encode() takes a single one)")
         return self._pad(self._encode(texts, max_length), pad_to)
 
+    def pairs(self, texts: Sequence[str], max_length: int) -> Tokens:
+        """Encode texts, or pairs of texts joined by ``[SEP]``, and cut what is too long: of a pair the longer text, piece by piece.
+
+        Args:
+            texts: At least one; of several ``[SEP]`` the first one parts the pair.
+            max_length: Most ids of a text, with ``[CLS]`` and ``[SEP]`` among them, >= 4.
+
+        Returns:
+            Tokens (N, T).
+
+        Source: BERT's ``_truncate_seq_pair``.
+
+        Example:
+            >>> tokens = Tokenizer([*SPECIAL_TOKENS, *"abc"]).pairs(["a b a b [SEP] c c"], 6)
+            >>> tokens.ids.tolist()  # [CLS] a b [SEP] c c
+            [[2, 5, 6, 3, 7, 7]]
+        """
+        rows = self._encode(texts, None)
+        for row in rows:
+            while len(row) > max_length:
+                # [CLS] counts with the first text and [SEP] with the second; of two equal ones the second is cut.
+                parting = row.index(self.sep_id) if self.sep_id in row else 0
+                row.pop(parting - 1 if 2 * parting > len(row) else -1)
+        return self._pad(rows, None)
+
     def _pad(self, rows: list[list[int]], pad_to: int | None) -> Tokens:
         if not rows:
             raise ValueError("got no texts; expected at least one")

@@ -30,6 +30,7 @@ from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError
+from openmplug.tasks import find_task
 from openmplug.tasks.base import Task
 
 RECIPE = "recipe.yaml"
@@ -84,7 +85,7 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
 
 def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, quiet: bool) -> dict[str, Any]:
     _check_output(config, output, resume)
-    split, candidates = read_training(config.data), read_candidates(config.data)
+    split = read_training(config.data)
     _check_first_images(split, config.data.on_error)
     held_out = read_split(config.data, config.data.evaluate) if config.run.validate_every else None
     if held_out is not None:
@@ -92,12 +93,10 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     tokenizer = _tokenizer(config, split.samples)
     display = Display(quiet=quiet)
     try:
-        task, adapters = new_task(
-            config.model_copy(update={"settings": {**config.settings, **candidates}}),
-            tokenizer,
-            display,
-            clips=any(sample.clip for sample in split.samples),
-        )
+        clips = any(sample.clip for sample in split.samples)
+        prepared = _prepared(config, split.samples)
+        prepared = prepared.model_copy(update={"settings": {**prepared.settings, **read_candidates(config.data)}})
+        task, adapters = new_task(prepared, tokenizer, display, clips)
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -212,6 +211,11 @@ def _check_first_images(split: Split, on_error: str) -> None:
         raise DataError(
             f"none of the first {len(names)} {'videos' if names[0][1] else 'pictures'} of split '{split.name}' can be read: {errors[0]}"
         )
+
+
+def _prepared(config: RunConfig, samples: Sequence[Sample]) -> RunConfig:
+    """Complete the task's settings from the training records; the recipe that is written stays as it was given."""
+    return config.model_copy(update={"settings": find_task(config.task).prepared(config.settings, samples)})
 
 
 def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:

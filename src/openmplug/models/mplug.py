@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from openmplug.config import Settings
-from openmplug.models.decoder import TextDecoder
+from openmplug.models.decoder import LanguageHead, TextDecoder
 from openmplug.models.fusion import SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
 from openmplug.models.network import Network
-from openmplug.models.text import TextEncoder
+from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.vision import VisionProjection, VisionTransformer
 
-MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "classification")
+MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "classification", "language")
 
 
 class MPLUGConfig(Settings):
@@ -144,8 +144,8 @@ class MPLUG(Network):
 
     Args:
         config: Sizes.
-        modules: Any of ``MODULES``. Captioning needs vision and decoder only. None means all, and a classification head only where
-            ``config.classes`` says of how many.
+        modules: Any of ``MODULES``. Captioning needs vision and decoder only. None means all but the language
+            head of masked words, and a classification head only where ``config.classes`` says of how many.
 
     Raises:
         UsageError: If a module is unknown.
@@ -176,6 +176,9 @@ class MPLUG(Network):
             self.matching = MatchingHead(config.width)
         if "classification" in modules:
             self.classification = ClassificationHead(config.width, config.classes)
+        if "language" in modules:
+            self.language = LanguageHead(config.width, config.vocab_size)
+            init_bert(self.language, config.width)
 
     @classmethod
     def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:

@@ -8,17 +8,17 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from openmplug.models.decoder import TextDecoder
+from openmplug.models.decoder import LanguageHead, TextDecoder
 from openmplug.models.fusion import SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.network import Network
-from openmplug.models.text import TextEncoder
+from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.universal import UniversalLayers
 from openmplug.models.video import TemporalModules, encode_clips
 from openmplug.models.vision import VisionProjection, VisionTransformer
 
-MODULES = ("vision", "temporal", "text", "universal", "fusion", "decoder", "contrastive", "matching", "classification")
+MODULES = ("vision", "temporal", "text", "universal", "fusion", "decoder", "contrastive", "matching", "classification", "language")
 
 
 class MPLUG2Config(MPLUGConfig):
@@ -110,8 +110,8 @@ class MPLUG2(Network):
 
     Args:
         config: Sizes.
-        modules: Any of ``MODULES``; ``selection`` names those of a task. None means all, and a classification head only where
-            ``config.classes`` says of how many.
+        modules: Any of ``MODULES``; ``selection`` names those of a task. None means all but the language
+            head of masked words, and a classification head only where ``config.classes`` says of how many.
 
     Raises:
         UsageError: If a module is unknown.
@@ -146,6 +146,9 @@ class MPLUG2(Network):
             self.matching = MatchingHead(config.width)
         if "classification" in modules:
             self.classification = ClassificationHead(config.width, config.classes)
+        if "language" in modules:
+            self.language = LanguageHead(config.width, config.vocab_size)
+            init_bert(self.language, config.width)
 
     @classmethod
     def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from openmplug.errors import UsageError
-from openmplug.models.decoder import DecoderMemory, TextDecoder
+from openmplug.models.decoder import DecoderMemory, LanguageHead, TextDecoder
 from openmplug.models.fusion import Fused, SkipConnectedFusion
-from openmplug.models.heads import ContrastiveHead, MatchingHead
+from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
+from openmplug.models.text import TextEncoder
+from openmplug.models.vision import VisionTransformer
 
 
 class Network(nn.Module, ABC):
@@ -28,15 +30,19 @@ class Network(nn.Module, ABC):
 
     MODULES: ClassVar[tuple[str, ...]]
     config: Any
+    vision: VisionTransformer
+    text: TextEncoder
     fusion: SkipConnectedFusion
     decoder: TextDecoder
     contrastive: ContrastiveHead
     matching: MatchingHead
+    classification: ClassificationHead
+    language: LanguageHead
 
     def __init__(self, config: Any, modules: Collection[str] | None) -> None:
         super().__init__()
         if modules is None:
-            modules = [name for name in self.MODULES if name != "classification" or config.classes]
+            modules = [name for name in self.MODULES if name != "language" and (name != "classification" or config.classes)]
         unknown = sorted(set(modules) - set(self.MODULES))
         if unknown:
             raise UsageError(f"unknown modules {unknown}; choose from {', '.join(self.MODULES)}")

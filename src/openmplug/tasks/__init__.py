@@ -13,10 +13,20 @@ from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.network import Network
 from openmplug.tasks.base import Progress, Task
 from openmplug.tasks.captioning import CaptioningTask
+from openmplug.tasks.classification import ClassificationTask
+from openmplug.tasks.mlm import MaskedWordsTask
 from openmplug.tasks.retrieval import RetrievalTask
+from openmplug.tasks.summarization import SummarizationTask
 from openmplug.tasks.vqa import VQATask
 
-TASKS: dict[str, type[Task]] = {"vqa": VQATask, "caption": CaptioningTask, "retrieval": RetrievalTask}
+TASKS: dict[str, type[Task]] = {
+    "vqa": VQATask,
+    "caption": CaptioningTask,
+    "retrieval": RetrievalTask,
+    "classification": ClassificationTask,
+    "summarization": SummarizationTask,
+    "mlm": MaskedWordsTask,
+}
 
 __all__ = ["TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]
 

@@ -43,14 +43,14 @@ class Task(nn.Module, ABC):
     Class attributes:
         Settings: Typed settings of the task, the ``settings:`` section of a recipe.
         model_modules: Parts of the model the task needs; nothing else is built. See ``needed_modules``.
-        metric: The score that chooses the best checkpoint; higher is better.
+        metric: The score that chooses the best checkpoint; higher is better. Where the settings choose it, the task sets its own.
 
     With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
     """
 
     Settings: ClassVar[type[Settings]]
     model_modules: ClassVar[tuple[str, ...]]
-    metric: ClassVar[str]
+    metric: str
 
     def __init__(self, model: Network, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
         super().__init__()
@@ -67,6 +67,11 @@ class Task(nn.Module, ABC):
     def model_sizes(cls, settings: Any) -> dict[str, Any]:
         """Return fields of the model's configuration that follow from the settings, such as the number of classes."""
         return {}
+
+    @classmethod
+    def prepared(cls, settings: Mapping[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
+        """Complete settings with what only the training records know, such as the classes; they are saved with the weights."""
+        return dict(settings)
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Turn a split's records into training examples; by default each record is one."""

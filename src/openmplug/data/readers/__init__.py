@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from openmplug.data.readers.actions import read_action_list, read_kinetics, read_ssv2
 from openmplug.data.readers.captions import read_coco_captions, read_karpathy
+from openmplug.data.readers.labels import read_class_folders
 from openmplug.data.readers.own import read_daquar, read_own
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
 from openmplug.data.readers.split import Reader, Split
+from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
 from openmplug.data.readers.video_captions import read_mplug2_captions, read_msrvtt, read_msvd, read_vatex
 from openmplug.data.readers.video_questions import read_msrvtt_qa, read_msvd_qa, read_tgif_frameqa, read_video_qa
 from openmplug.data.readers.video_retrieval import read_clip_captions, read_didemo, read_lsmdc, read_msrvtt_retrieval
@@ -39,6 +41,10 @@ READERS: dict[str, Reader] = {
     "kinetics": read_kinetics,
     "action_list": read_action_list,
     "ssv2": read_ssv2,
+    "class_folders": read_class_folders,
+    "glue": read_glue,
+    "line_pairs": read_line_pairs,
+    "lines": read_lines,
 }
 
 __all__ = ["READERS", "Reader", "Split"]

@@ -11,7 +11,12 @@ from typing import Any
 from openmplug.errors import DataError
 
 
-def _read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+    """Read a whole text file.
+
+    Raises:
+        DataError: If it is not there, or not of that encoding.
+    """
     try:
         return path.read_text(encoding=encoding)
     except UnicodeDecodeError as error:
@@ -27,7 +32,7 @@ def read_json(path: Path, expected: type[list[Any]] | type[dict[str, Any]] | tup
         DataError: If it is not JSON, or the top level is of another kind.
     """
     try:
-        value = json.loads(_read_text(path))
+        value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(value, expected):
@@ -88,7 +93,7 @@ def _lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8-sig") as file:
             yield from file
     except (UnicodeDecodeError, OSError) as error:
-        _read_text(path)  # says where in the file it is
+        read_text(path)  # says where in the file it is
         raise DataError(f"{path} cannot be read: {error}") from None
 
 

@@ -1,11 +1,14 @@
-"""Your own data: ``{split}.jsonl`` or ``{split}.csv`` with one row per question, caption or statement.
+"""Your own data: ``{split}.jsonl`` or ``{split}.csv`` with one row per question, caption or label.
 
 Columns (rename them with ``data.columns``, role: column):
 
 ====================================  =================================================================================
 ``image`` + ``question`` + ``answer``  a question; ``answer`` is one text, ``answers`` the answers of several annotators
 ``image`` + ``caption``                a picture's caption, or ``captions``, a list; rows of one picture are put together
+``image`` + ``label``                  a picture and its class, or a number to estimate
+``text`` + ``label``                   a sentence and its class or number; ``text2`` is the second sentence of a pair
 ``image`` + ``text`` + ``label``       a statement about the picture and its class
+``text`` + ``summary``                 a text and what to write about it
 ``video`` in the place of ``image``    the same about a video: a file, a GIF or a folder of frames
 ====================================  =================================================================================
 
@@ -23,14 +26,20 @@ from openmplug.batch import Sample
 from openmplug.data.images import open_images
 from openmplug.data.readers.files import find_file, read_rows
 from openmplug.data.readers.split import Numbering, Split
-from openmplug.data.text import weigh_answers
+from openmplug.data.text import sentence_pair, weigh_answers
 from openmplug.errors import DataError, UsageError
 
-ROLES = ("id", "image", "question", "answer", "answers", "answer_set", "caption", "captions", "text", "label", "video")
+_WORDS = ("question", "answer", "answers", "answer_set", "caption", "captions", "text", "text2", "label", "summary")
+ROLES = ("id", "image", *_WORDS, "video")
 # The kinds of data set, and the roles whose declaration in data.columns chooses one.
-_KINDS = {"question": ("question", "answer", "answers", "answer_set"), "caption": ("caption", "captions"), "text": ("text", "label")}
-# Without a declaration the columns of the first row choose; an answer or a label alone tells nothing.
-_MARKS = {"question": ("question",), "caption": ("caption", "captions"), "text": ("text",)}
+_KINDS = {
+    "question": ("question", "answer", "answers", "answer_set"),
+    "caption": ("caption", "captions"),
+    "summary": ("summary",),
+    "label": ("text", "text2", "label"),
+}
+# Without a declaration the columns of the first row choose; an answer alone tells nothing.
+_MARKS = {"question": ("question",), "caption": ("caption", "captions"), "summary": ("summary",), "label": ("text", "label")}
 
 
 def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
@@ -40,7 +49,8 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
         root: Folder with ``{split}.jsonl`` or ``{split}.csv`` and the pictures (see ``open_images``).
         split: Stem of the file.
         columns: Role -> name of its column, for columns that are called otherwise. ``answer: null`` declares that the questions
-            have no answers (prediction only). ``answer_set`` is a list whose members are all part of the one right answer.
+            have no answers (prediction only), ``label: null`` likewise.
+            ``answer_set`` is a list whose members are all part of the one right answer.
 
     Raises:
         UsageError: If ``columns`` names an unknown role.
@@ -52,7 +62,7 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
     path = find_file(root, (f"{split}.jsonl", f"{split}.csv"), f"split '{split}'")
     rows = [_Row(where, values, columns) for where, values in read_rows(path)]
     kind = _kind(rows[0], columns)
-    build = {"question": _questions, "caption": _captions, "text": _statements}[kind]
+    build = {"question": _questions, "caption": _captions, "label": _labels, "summary": _summaries}[kind]
     samples = build(rows)
     _refuse_repeated_ids(samples, path)
     _refuse_mixed_kinds(samples, path)
@@ -132,6 +142,8 @@ def _kind(row: _Row, columns: Mapping[str, str | None]) -> str:
     declared = [kind for kind, roles in _KINDS.items() if any(role in columns for role in roles)]
     present = [kind for kind, roles in _MARKS.items() if any(row.get(role) is not None for role in roles)]
     kinds = declared or present
+    if kinds[-2:] == ["summary", "label"]:  # both have a text; only one has a summary
+        kinds = kinds[:-1]
     if len(kinds) == 1:
         return kinds[0]
     found = ", ".join(row.values)
@@ -189,15 +201,30 @@ def _captions(rows: list[_Row]) -> list[Sample]:
     ]
 
 
-def _statements(rows: list[_Row]) -> list[Sample]:
+def _labels(rows: list[_Row]) -> list[Sample]:
     number = Numbering()
     samples = []
     for index, row in enumerate(rows):
-        (name, clip), text, label = row.visual(), row.text("text"), row.text("label")
+        seen = row.get("image") is not None or row.get("video") is not None
+        name, clip = row.visual() if seen else (None, False)
+        text = None if seen and row.get("text") is None else row.text("text", "image", "video")
+        if text is not None and row.get("text2") is not None:
+            text = sentence_pair(text, row.text("text2"))
+        labels = () if row.column("label") is None else (row.text("label"),)
         identifier = str(row.get("id") if row.get("id") is not None else index)
-        samples.append(
-            Sample(identifier, name, text, (label,), (1.0,), (label,), number(name), row.rest("id", "image", "video", "text"), clip=clip)
-        )
+        extra = row.rest("id", "image", "video", "text", "text2")
+        numbered = -1 if name is None else number(name)
+        samples.append(Sample(identifier, name, text, labels, (1.0,) * len(labels), labels, numbered, extra, clip=clip))
+    return samples
+
+
+def _summaries(rows: list[_Row]) -> list[Sample]:
+    samples = []
+    for index, row in enumerate(rows):
+        summary = row.text("summary")
+        identifier = str(row.get("id") if row.get("id") is not None else index)
+        extra = row.rest("id", "text", "summary")
+        samples.append(Sample(identifier, None, row.text("text"), (summary,), (1.0,), (summary,), extra=extra))
     return samples
 
 
