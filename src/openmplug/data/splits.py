@@ -22,6 +22,17 @@ from openmplug.data.readers.video_questions import read_answers
 from openmplug.errors import DataError, UsageError
 
 
+class FurtherData(Settings):
+    """A data set that is trained on together with the first one; fields as in ``DataSettings``."""
+
+    reader: str = "jsonl"
+    root: Path
+    train: list[str] = Field(default=["train"], min_length=1)
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    images: str | None = None
+    limit: int | None = Field(None, ge=1)
+
+
 class DataSettings(Settings):
     """Which data a run reads.
 
@@ -38,6 +49,8 @@ class DataSettings(Settings):
         on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
         shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
         limit: Keep the first this many records of each split; None keeps all.
+        further: More data sets to train on together with this one. A batch is of words alone, of pictures or of clips; batches of all
+            kinds come in random order, each kind as often as it has batches.
     """
 
     reader: str = "jsonl"
@@ -51,6 +64,7 @@ class DataSettings(Settings):
     on_error: Literal["error", "skip"] = "error"
     shuffle_images: bool = False
     limit: int | None = Field(None, ge=1)
+    further: list[FurtherData] = Field(default_factory=list)
 
 
 def read_split(settings: DataSettings, split: str) -> Split:
@@ -93,8 +107,12 @@ def read_candidates(settings: DataSettings) -> dict[str, tuple[str, ...]]:
 
 
 def read_training(settings: DataSettings) -> Split:
-    """Read all training splits as one; see ``read_split`` and ``join_splits``."""
-    return join_splits([read_split(settings, name) for name in settings.train])
+    """Read all training splits as one, those of further data sets too; see ``read_split`` and ``join_splits``."""
+    splits = [read_split(settings, name) for name in settings.train]
+    for number, further in enumerate(settings.further, start=2):
+        own = settings.model_copy(update={"further": [], **{name: getattr(further, name) for name in FurtherData.model_fields}})
+        splits += [replace(split, name=f"{split.name}-{number}") for split in (read_split(own, name) for name in further.train)]
+    return join_splits(splits)
 
 
 def join_splits(splits: Sequence[Split]) -> Split:

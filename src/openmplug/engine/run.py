@@ -237,7 +237,8 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
 def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
     size = config.optim.batch_size_per_device
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
-    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size)
+    kinds = ["clip" if sample.clip else "words" if sample.image is None else "picture" for sample in examples]
+    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size, groups=kinds)
     transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
     dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1])
     return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)

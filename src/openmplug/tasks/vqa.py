@@ -87,7 +87,8 @@ class VQACollator:
                 raise DataError(f"record {sample.id!r} has no answer; training needs one for every question")
         questions = self.tokenizer([sample.text or "" for sample in samples], max_length=self.question_length)
         counts = torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None
-        batch = Batch(samples, images=stack_images(items), text=questions, samples_per_image=counts)
+        pixels = stack_images(items) if any(item.pixels is not None for item in items) else None
+        batch = Batch(samples, images=pixels, text=questions, samples_per_image=counts)
         if not self.training:
             return batch
         answers = [target_text(answer) for sample in samples for answer in sample.targets]
@@ -136,9 +137,10 @@ class VQATask(Task):
         most = self.settings.questions_per_example
         if most == 1:
             return list(samples)
-        pictures: dict[str | None, list[Sample]] = {}
+        pictures: dict[str, list[Sample]] = {}
         for sample in samples:
-            pictures.setdefault(sample.image, []).append(sample)
+            # Questions about words alone share nothing: one example each.
+            pictures.setdefault(sample.image or f"\0{sample.id}", []).append(sample)
         chunks = [about[first : first + most] for about in pictures.values() for first in range(0, len(about), most)]
         return [replace(chunk[0], parts=tuple(chunk)) for chunk in chunks]
 
@@ -154,7 +156,9 @@ class VQATask(Task):
             self.twin.update(self.model)
 
     def _memory(self, batch: Batch, model: Network) -> DecoderMemory:
-        assert batch.images is not None and batch.text is not None
+        assert batch.text is not None
+        if batch.images is None:  # about words alone
+            return model.text_memory(batch.text.ids, batch.text.mask)
         return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
 
     def forward(self, batch: Batch) -> Losses:
