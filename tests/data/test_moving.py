@@ -42,7 +42,7 @@ def clips(count: int, unseen: bool) -> list[Clip]:
 def test_equal_seeds_give_equal_bytes(root: Path, tmp_path: Path) -> None:
     counts = write_moving(tmp_path, TRAIN, DEV, seed=1)
     files = sorted(path.relative_to(root) for path in root.rglob("*.*"))
-    assert len(files) == 2 * 2 * len(TASKS) + 1
+    assert len(files) == 2 * 2 * len(TASKS) + 3
     assert all((root / name).read_bytes() == (tmp_path / name).read_bytes() for name in files)
     assert counts["caption/train"] == TRAIN and counts["retrieval/dev"] == DEV
     write_moving(tmp_path, 5, 5, seed=2)
@@ -55,6 +55,8 @@ def test_the_reader_reads_it(root: Path, task: str) -> None:
         result = read_split(DataSettings(root=root / task), split)
         assert {sample.image for sample in result.samples} == set(result.images.names()) and len(result.images.names()) == number
         assert all(sample.clip and sample.targets for sample in result.samples)
+    told = read_split(DataSettings(root=root / "words", columns={"image": None}), "dev").samples
+    assert len(told) == len(rows(root, "vqa", "dev")) and all(sample.image is None and sample.targets for sample in told)
     words = Tokenizer.from_vocab_file(root / "vocab.txt")
     assert words.unk_id not in words.encode(" ".join(text for row in rows(root, "caption", "dev") for text in row["captions"]))
 

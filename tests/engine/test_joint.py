@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -22,12 +21,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("joint")
     write_moving(folder / "moving", 12, 6)
     write_shapes(folder / "shapes", 10, 6)
-    (folder / "words").mkdir()
-    rows = [
-        {"question": f"a red circle moves {way}. which way does it move?", "answer": way, "kind": "words"} for way in ("left", "right")
-    ] * 4
-    for split in ("train", "dev"):
-        (folder / "words" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -37,14 +30,14 @@ def recipe(root: Path, *overrides: str) -> RunConfig:
         "model.intermediate=32 model.text_layers=2 model.decoder_layers=1 video.frames=2 optim.batch_size_per_device=4 optim.epochs=2 "
         "run.evaluate_batch_size=8 run.curves=false run.precision=fp32 run.device=cpu run.log_every=1 run.validate_every=0"
     ).split()
-    further = f"data.further=[{{root: {root}/shapes/vqa}}, {{root: {root}/words, columns: {{image: null}}}}]"
+    further = f"data.further=[{{root: {root}/shapes/vqa}}, {{root: {root}/moving/words, columns: {{image: null}}}}]"
     return load_recipe("vqa/moving_mplug2_tiny", [*tiny, f"data.root={root}/moving/vqa", further, *overrides])
 
 
 def test_further_data_sets_are_read_with_their_own_columns_and_keep_their_pictures_apart(root: Path) -> None:
     split = read_training(recipe(root).data)
     kinds = Counter("clip" if sample.clip else "words" if sample.image is None else "picture" for sample in split.samples)
-    assert set(kinds) == {"clip", "picture", "words"} and kinds["words"] == 8
+    assert set(kinds) == {"clip", "picture", "words"} and kinds["words"] == kinds["clip"]
     assert all(sample.image in split.images for sample in split.samples if sample.image is not None)
     numbers = {sample.image: sample.image_index for sample in split.samples if sample.image is not None}
     assert len(set(numbers.values())) == len(numbers) == 22 and len({sample.id for sample in split.samples}) == len(split.samples)
@@ -74,7 +67,7 @@ def test_a_joint_run_resumes_bit_for_bit_and_answers_about_each_kind(root: Path,
     assert train(recipe(root), tmp_path / "parts", resume=True, quiet=True)["step"] == whole["step"]
     folders = [tmp_path / name / "checkpoint-last" for name in ("whole", "parts")]
     assert model_hash(folders[0]) == model_hash(folders[1])
-    for name, columns in (("moving/vqa", "{}"), ("shapes/vqa", "{}"), ("words", "{image: null}")):
+    for name, columns in (("moving/vqa", "{}"), ("shapes/vqa", "{}"), ("moving/words", "{image: null}")):
         config = recipe(root, f"data.root={root}/{name}", f"data.columns={columns}", "data.further=[]")
         found = evaluate(config, folders[0], tmp_path / name, quiet=True)
         assert found["count"] > 0 and 0 <= found["metrics"]["accuracy"] <= 100

@@ -59,7 +59,7 @@ def gif() -> bytes:
 def write_data(name: str, root: Path) -> Path:
     """Write ten records of a recipe's benchmark, with videos that can be read."""
     config = load_recipe(name)
-    if "moving" in name:
+    if config.data.reader == "jsonl":
         write_moving(root, train_clips=10, dev_clips=6)
         return root / config.task
     WRITERS[config.data.reader](root)

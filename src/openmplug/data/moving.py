@@ -77,7 +77,8 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
     """Write the data set, one folder per task, in the layout of one's own data.
 
     ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``caption`` and
-    ``retrieval`` (video, captions), splits ``train`` and ``dev``; and ``vocab.txt``, the words of all training texts, for models that start
+    ``retrieval`` (video, captions), splits ``train`` and ``dev``; ``words/{split}.jsonl``, the same questions behind a caption in the place
+    of the clip; and ``vocab.txt``, the words of all training texts, for models that start
     from each other. The clips of a split are the same in every folder. No two dev clips have the same captions.
 
     Args:
@@ -105,6 +106,13 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
             (folder / f"{split}_videos.zip").write_bytes(archive)
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task]), encoding="utf-8")
             counts[f"{task}/{split}"] = len(rows[task])
+        (root / "words").mkdir(exist_ok=True)
+        told = {row["video"]: row["captions"][0] for row in rows["caption"]}
+        words = [
+            {"question": f"{told[row['video']]}. {row['question']}", "answer": row["answer"], "kind": row["kind"]} for row in rows["vqa"]
+        ]
+        (root / "words" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words), encoding="utf-8")
+        counts[f"words/{split}"] = len(words)
         if split == "train":
             texts = {
                 text
