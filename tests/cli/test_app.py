@@ -16,7 +16,7 @@ from openmplug.cli import info
 from openmplug.cli.app import explain
 from openmplug.errors import DataError, EnvironmentProblem, ModelError, UsageError
 
-VERBS = ["info", "recipes list", "recipes show", "data check", "data make shapes", "train", "evaluate"]
+VERBS = ["info", "recipes list", "recipes show", "data check", "data make shapes", "data make moving", "train", "evaluate"]
 VERBS += ["predict vqa", "predict caption", "predict match", "quickstart"]
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmplug.batch import Batch, Sample
+from openmplug.batch import Batch, Item, Sample
 from openmplug.errors import DataError, UsageError
 from openmplug.objectives.itm import Negatives
-from openmplug.tasks import Progress
+from openmplug.tasks import Progress, build_task
 from openmplug.tasks.reranking import NOT_A_CANDIDATE, Encoded, image_to_text, text_to_image
 from openmplug.tasks.retrieval import RetrievalSettings, RetrievalTask
-from tiny_models import randomise
+from tiny_models import SIZES, randomise
 from tiny_tasks import captions, evaluation_batch, items, random_task, tokenizer, training_batch
 
 
@@ -469,3 +469,30 @@ def test_training_without_twin_and_queue_is_our_own_mistake() -> None:
     task = task_with(training=False)
     with pytest.raises(AssertionError, match=r"training needs RetrievalTask\(..., training=True\)"):
         task(training_batch(task, several_captions()))
+
+
+@pytest.mark.parametrize("family", ["mplug", "mplug2"])
+def test_videos_are_ranked_by_matching_logit_plus_similarity(family: str) -> None:
+    """As the original's video script; a clip's feature is the mean over its frames (mPLUG) or its one class token (mPLUG-2)."""
+    extra = {} if family == "mplug" else {"connected_layers": (), "universal_layers": 1, "latents": 4, "temporal_stride": 0}
+    settings = {"queue_size": 0, "alpha": 0.0, "k_test": 3}
+    task = build_task("retrieval", {**SIZES, **extra, "name": f"{family}-tiny"}, tokenizer(), settings, clips=True)
+    assert isinstance(task, RetrievalTask)
+    randomise(task.model, 0)
+    model, heads = task.eval().model, task.model.contrastive
+    samples = [replace(sample, clip=True) for sample in captions()[:4]]
+    clips = torch.randn(4, 3, 3, 16, 16)
+    batch = task.collator(training=False)([Item(sample, clip) for sample, clip in zip(samples, clips, strict=True)])
+    assert batch.text is not None
+    with torch.no_grad():
+        found = list(task.evaluate([batch]))
+        vision, text, mask = model.encode_images(clips), model.encode_text(batch.text.ids, batch.text.mask), batch.text.mask
+        features = heads.vision_features(vision)
+        if family == "mplug":
+            classes = torch.stack([heads.vision(model.encode_images(clips[:, n])[:, 0]) for n in range(3)]).mean(dim=0)
+            features = classes / classes.norm(dim=1, keepdim=True)
+        similarities = features @ heads.text_features(text).T
+        logits = torch.stack([model.matching(model.fuse(own.expand(len(text), -1, -1), text, mask).text)[:, 1] for own in vision.split(1)])
+    scores = only_best(logits + similarities, similarities, 3)
+    assert [one.extra["text_rank"] for one in found] == [plain_rank(row, {n}) for n, row in enumerate(scores)]
+    torch.testing.assert_close(torch.tensor([one.score for one in found]), scores.max(dim=1).values, atol=1e-4, rtol=1e-4)

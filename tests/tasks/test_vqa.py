@@ -254,6 +254,14 @@ def test_scores_by_hand() -> None:
     assert VQATask.metric in scores
 
 
+def test_scores_of_each_kind() -> None:
+    predictions = answered(("red", ("red",)), ("blue", ("red",)), ("2", ("2",)))
+    given = [replace(one, extra={"kind": kind}) for one, kind in zip(predictions, ("colour", "colour", "count"), strict=True)]
+    scores = task_with(metric="exact_match", score_by="kind").score(given)
+    assert (scores["accuracy_colour"], scores["accuracy_count"]) == (50.0, 100.0)
+    assert scores["accuracy"] == pytest.approx(200 / 3) and "accuracy_colour" not in task_with().score(given)
+
+
 def test_unanswered_questions_have_no_score() -> None:
     assert task_with().score(answered(("red", ()))) == {}
 

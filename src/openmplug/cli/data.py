@@ -113,3 +113,34 @@ def shapes(
         return
     screen.table(f"Shapes in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
     screen.note(f"to train on it: openmplug train vqa/shapes_mplug_tiny data.root={output / 'vqa'} --output runs/shapes")
+
+
+@make.command("moving")
+def moving(
+    output: Output,
+    train_clips: Annotated[int, typer.Option("--train-clips", min=1, help="Clips to train on.")] = 3000,
+    dev_clips: Annotated[int, typer.Option("--dev-clips", min=1, help="Clips of unseen compositions to evaluate on.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds make equal data.")] = 0,
+    json_output: Json = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Draw short clips of moving shapes, with questions and captions about them; one folder per task."""
+    if dry_run:
+        plan = {"dry_run": True, "output": str(output), "train_clips": train_clips, "dev_clips": dev_clips, "seed": seed}
+        if json_output:
+            screen.document(plan)
+        else:
+            typer.echo(f"would draw {train_clips:,} + {dev_clips:,} clips into {output}")
+        return
+    from openmplug.data.moving import write_moving
+
+    counts = write_moving(output, train_clips, dev_clips, seed)
+    if json_output:
+        screen.document({"output": str(output), "seed": seed, "records": counts})
+        return
+    screen.table(f"Moving shapes in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
+    vocabulary = f"tokenizer.vocab={output / 'vocab.txt'}"
+    screen.note(
+        f"to train on it: openmplug train caption/moving_mplug2_tiny data.root={output / 'caption'} {vocabulary} --output runs/moving"
+    )

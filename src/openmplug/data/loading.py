@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -98,6 +99,7 @@ class EpochSampler(Sampler[list[Key]]):
         drop_last: Leave out a last batch that is not full.
         epoch: The epoch to begin with; ``set_epoch`` moves on.
         start_batch: Leave out this many batches of the first epoch iterated, to resume in its middle.
+        groups: A group for each example; a batch holds examples of one group, and batches of all groups come in random order.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class EpochSampler(Sampler[list[Key]]):
         drop_last: bool = False,
         epoch: int = 0,
         start_batch: int = 0,
+        groups: Sequence[str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; expected at least 1")
@@ -119,6 +122,7 @@ class EpochSampler(Sampler[list[Key]]):
         self.drop_last = drop_last
         self.epoch = epoch
         self.start_batch = start_batch
+        self.groups = None if groups is None or len(set(groups)) < 2 else list(groups)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch that the next iteration yields, from batch number ``start_batch`` on."""
@@ -127,7 +131,13 @@ class EpochSampler(Sampler[list[Key]]):
     @property
     def batches_per_epoch(self) -> int:
         """Batches of a whole epoch, wherever this one starts."""
-        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+        sizes = [self.size] if self.groups is None else Counter(self.groups).values()
+        return sum(self._batches(size) for size in sizes)
+
+    def _batches(self, size: int) -> int:
+        """Count the batches of so many examples; of a group that fills none, its only one is kept."""
+        whole = self.drop_last and (self.groups is None or size >= self.batch_size)
+        return size // self.batch_size if whole else -(-size // self.batch_size)
 
     def __len__(self) -> int:
         """Count the batches that the next iteration yields."""
@@ -142,9 +152,24 @@ class EpochSampler(Sampler[list[Key]]):
         return torch.randperm(self.size, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, epoch = self.order(), self.epoch
-        for batch in range(self.start_batch, self.batches_per_epoch):
-            yield [(epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+        epoch = self.epoch
+        for batch in self._in_batches(self.order())[self.start_batch :]:
+            yield [(epoch, index) for index in batch]
+
+    def _in_batches(self, order: list[int]) -> list[list[int]]:
+        """Cut the order of an epoch into batches; those of several groups follow each other in an order of (seed, epoch) too."""
+        if self.groups is None:
+            return self._cut(order)
+        members: dict[str, list[int]] = {}
+        for index in order:
+            members.setdefault(self.groups[index], []).append(index)
+        batches = [batch for group in sorted(members) for batch in self._cut(members[group])]
+        if self.shuffle:
+            random.Random(f"batches/{self.seed}/{self.epoch}").shuffle(batches)
+        return batches
+
+    def _cut(self, order: list[int]) -> list[list[int]]:
+        return [order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in range(self._batches(len(order)))]
 
 
 class _Collate:

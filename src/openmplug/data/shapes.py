@@ -37,15 +37,33 @@ def draw(scene: Scene) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
     image = Image.new("RGB", (SIZE, SIZE), (scene.background,) * 3)
     boxes = []
     for figure in scene.figures:
-        left, top = math.floor(figure.x - figure.radius), math.floor(figure.y - figure.radius)
-        side = math.ceil(2 * figure.radius) + 2
-        mask = Image.new("L", (side * _SMOOTH, side * _SMOOTH))
-        _draw_shape(figure.shape, ImageDraw.Draw(mask), (figure.x - left) * _SMOOTH, (figure.y - top) * _SMOOTH, figure.radius * _SMOOTH)
-        mask = mask.reduce(_SMOOTH)
-        image.paste(COLOURS[figure.colour], (left, top), mask)
-        x1, y1, x2, y2 = mask.point([0] * 128 + [255] * 128).getbbox() or (0, 0, side, side)
+        left, top, mask = paint(image, figure.colour, figure.shape, figure.x, figure.y, figure.radius)
+        x1, y1, x2, y2 = mask.point([0] * 128 + [255] * 128).getbbox() or (0, 0, *mask.size)
         boxes.append((left + x1, top + y1, left + x2, top + y2))
     return image, boxes
+
+
+def paint(image: Image.Image, colour: str, shape: str, x: float, y: float, radius: float) -> tuple[int, int, Image.Image]:
+    """Draw one shape into a picture; what lies outside is cut off.
+
+    Args:
+        image: RGB, changed.
+        colour: One of ``COLOURS``.
+        shape: One of ``SHAPES``.
+        x: Centre, px from the left.
+        y: Centre, px from the top.
+        radius: Px.
+
+    Returns:
+        Left and top of the square around the shape, px, and how much of each of its pixels is covered, 0 to 255.
+    """
+    left, top = math.floor(x - radius), math.floor(y - radius)
+    side = math.ceil(2 * radius) + 2
+    mask = Image.new("L", (side * _SMOOTH, side * _SMOOTH))
+    _draw_shape(shape, ImageDraw.Draw(mask), (x - left) * _SMOOTH, (y - top) * _SMOOTH, radius * _SMOOTH)
+    mask = mask.reduce(_SMOOTH)
+    image.paste(COLOURS[colour], (left, top), mask)
+    return left, top, mask
 
 
 def _draw_shape(shape: str, canvas: ImageDraw.ImageDraw, x: float, y: float, r: float) -> None:

@@ -18,7 +18,19 @@ from openmplug.batch import Sample
 from openmplug.config import Settings
 from openmplug.data.images import ImageSource, open_images
 from openmplug.data.readers import READERS, Split
+from openmplug.data.readers.video_questions import read_answers
 from openmplug.errors import DataError, UsageError
+
+
+class FurtherData(Settings):
+    """A data set that is trained on together with the first one; fields as in ``DataSettings``."""
+
+    reader: str = "jsonl"
+    root: Path
+    train: list[str] = Field(default=["train"], min_length=1)
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    images: str | None = None
+    limit: int | None = Field(None, ge=1)
 
 
 class DataSettings(Settings):
@@ -31,10 +43,14 @@ class DataSettings(Settings):
         evaluate: Split to validate and evaluate on.
         columns: For your own data: role -> name of the column, such as ``{question: q, answer: a}``.
         images: Where the pictures lie (folder, tar or zip, relative to ``root``), if not where the format puts them.
+        answers: File of candidate answers, relative to ``root``, for question answering by ranking (``settings.inference=rank``): a JSON
+            list, a JSON object whose keys they are, or one per line.
         workers: Processes that decode pictures; 0 decodes in the main process.
         on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
         shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
         limit: Keep the first this many records of each split; None keeps all.
+        further: More data sets to train on together with this one. A batch is of words alone, of pictures or of clips; batches of all
+            kinds come in random order, each kind as often as it has batches.
     """
 
     reader: str = "jsonl"
@@ -43,10 +59,12 @@ class DataSettings(Settings):
     evaluate: str = "dev"
     columns: dict[str, str | None] = Field(default_factory=dict)
     images: str | None = None
+    answers: str | None = None
     workers: int = Field(0, ge=0)
     on_error: Literal["error", "skip"] = "error"
     shuffle_images: bool = False
     limit: int | None = Field(None, ge=1)
+    further: list[FurtherData] = Field(default_factory=list)
 
 
 def read_split(settings: DataSettings, split: str) -> Split:
@@ -74,9 +92,27 @@ def read_split(settings: DataSettings, split: str) -> Split:
     return replace(result, samples=shuffle_images(result.samples)) if settings.shuffle_images else result
 
 
+def read_candidates(settings: DataSettings) -> dict[str, tuple[str, ...]]:
+    """Return the task setting that ``data.answers`` stands for: ``{"answers": ...}``, or nothing where it is not set.
+
+    Raises:
+        UsageError: If no ``root`` is set.
+        DataError: If the file is missing or not a list of answers.
+    """
+    if settings.answers is None:
+        return {}
+    if settings.root is None:
+        raise UsageError("data.root is not set; give the folder of the data set: data.root=DIR")
+    return {"answers": read_answers(settings.root.expanduser() / settings.answers)}
+
+
 def read_training(settings: DataSettings) -> Split:
-    """Read all training splits as one; see ``read_split`` and ``join_splits``."""
-    return join_splits([read_split(settings, name) for name in settings.train])
+    """Read all training splits as one, those of further data sets too; see ``read_split`` and ``join_splits``."""
+    splits = [read_split(settings, name) for name in settings.train]
+    for number, further in enumerate(settings.further, start=2):
+        own = settings.model_copy(update={"further": [], **{name: getattr(further, name) for name in FurtherData.model_fields}})
+        splits += [replace(split, name=f"{split.name}-{number}") for split in (read_split(own, name) for name in further.train)]
+    return join_splits(splits)
 
 
 def join_splits(splits: Sequence[Split]) -> Split:

@@ -65,18 +65,20 @@ class OptimSettings(Settings):
 def in_vision(name: str) -> bool:
     """Say whether a parameter of the model belongs to the vision tower (which has its own learning rate).
 
+    The temporal modules of mPLUG-2 do: in the original they are inside ``visual_encoder``.
+
     Args:
         name: As in ``model.named_parameters()``.
     """
-    return name.startswith("vision.")
+    return name.startswith(("vision.", "temporal."))
 
 
 def decays(name: str) -> bool:
     """Say whether weight decay applies to a parameter of the model.
 
     The originals exempt names with "bias" or "LayerNorm.weight". That spares biases and BERT's LayerNorms only: CLIP's ``ln_*``
-    weights, the norm of the projected vision tokens, class and position embeddings and the temperature do decay. Our BERT-style
-    LayerNorms are the modules called ``norm`` or ``*_norm`` outside the vision tower and its projection.
+    weights, the norms of the projected vision tokens and of what the universal layers made of them, class and position embeddings and
+    the temperature do decay. Our BERT-style LayerNorms are the other modules called ``norm`` or ``*_norm`` outside the vision tower.
 
     Args:
         name: As in ``model.named_parameters()``.
@@ -85,7 +87,7 @@ def decays(name: str) -> bool:
     """
     if "bias" in name:
         return False
-    if in_vision(name) or name.startswith("vision_projection."):
+    if in_vision(name) or name.startswith(("vision_projection.", "universal.norm.")):
         return True
     parts = name.split(".")
     owner = parts[-2] if len(parts) > 1 else ""

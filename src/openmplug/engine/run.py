@@ -19,7 +19,7 @@ from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
 from openmplug.data.readers import Split
-from openmplug.data.splits import read_split, read_training
+from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
@@ -94,7 +94,9 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     display = Display(quiet=quiet)
     try:
         clips = any(sample.clip for sample in split.samples)
-        task, adapters = new_task(_prepared(config, split.samples), tokenizer, display, clips)
+        prepared = _prepared(config, split.samples)
+        prepared = prepared.model_copy(update={"settings": {**prepared.settings, **read_candidates(config.data)}})
+        task, adapters = new_task(prepared, tokenizer, display, clips)
         if adapters is not None and resume:
             _check_same_base(output / LAST, adapters)
         task.to(target)
@@ -235,7 +237,8 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
 def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
     size = config.optim.batch_size_per_device
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
-    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size)
+    kinds = ["clip" if sample.clip else "words" if sample.image is None else "picture" for sample in examples]
+    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size, groups=kinds)
     transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
     dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1])
     return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
@@ -294,7 +297,7 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
     """
     target = choose_device(device or config.run.device)
     folder = find_model(model)
-    task, facts = load_task(folder, target, config.settings)
+    task, facts = load_task(folder, target, {**config.settings, **read_candidates(config.data)})
     if facts["task"] != config.task:
         raise UsageError(
             f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"

@@ -107,6 +107,11 @@ def _captions(sample: Sample) -> tuple[str, ...]:
     return texts if len(texts) == len(sample.parts or (sample,)) else ()
 
 
+def _frames(images: Tensor) -> int:
+    """Return how many frames clips (B, F, 3, H, W) have; pictures (B, 3, H, W) are one each."""
+    return images.shape[1] if images.ndim == 5 else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """What a batch's pictures and texts are contrasted with; the batch's own come first.
@@ -183,7 +188,7 @@ class RetrievalTask(Task):
         first = None if counts is None else counts.cumsum(dim=0) - counts  # row of each picture's first text
         pictures = index if first is None else index[first]
         vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
-        vision_f = self.model.contrastive.vision_features(vision)
+        vision_f = self.model.vision_features(vision, _frames(batch.images))
         text_f = self.model.contrastive.text_features(text)
         keys = Keys(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
         # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
@@ -227,7 +232,7 @@ class RetrievalTask(Task):
                 " enlarge it or take a smaller batch"
             )
         twin, counts = self.twin.model, batch.samples_per_image
-        vision = twin.contrastive.vision_features(twin.encode_images(batch.images))
+        vision = twin.vision_features(twin.encode_images(batch.images), _frames(batch.images))
         text = twin.contrastive.text_features(twin.encode_text(batch.text.ids, batch.text.mask))
         self._pending = (vision if counts is None else vision.repeat_interleave(counts, dim=0), text, index)
         return Keys(
@@ -272,7 +277,7 @@ class RetrievalTask(Task):
                 self.model.encode_text(batch.text.ids, batch.text.mask),
                 batch.text.mask,
             )
-            vision_f.append(self.model.contrastive.vision_features(tokens))
+            vision_f.append(self.model.vision_features(tokens, _frames(batch.images)))
             text_f.append(self.model.contrastive.text_features(words))
             if self.settings.k_test == 0:  # nothing will be fused: only the features of a large split fit into memory
                 tokens, words, mask = tokens[:, :0], words[:, :0], mask[:, :0]
@@ -295,14 +300,16 @@ class RetrievalTask(Task):
         k_text, k_image = min(self.settings.k_test, bounds[-1]), min(self.settings.k_test, len(samples))
         text_ranks: list[int] = []
         best: list[tuple[int, float]] = []
-        for rows in image_to_text(self.model, split, k_text):
+        # The original adds the similarity for videos and does not for pictures.
+        add_similarity = any(sample.clip for sample in samples)
+        for rows in image_to_text(self.model, split, k_text, add_similarity):
             done = len(text_ranks)
             text_ranks += ranks_from_scores(rows.cpu().numpy(), own_texts[done : done + len(rows)]).tolist()
             values, indices = rows.max(dim=1)
             best += zip(indices.tolist(), values.tolist(), strict=True)
         image_ranks: list[int] = []
         found: list[int] = []
-        for rows in text_to_image(self.model, split, k_image):
+        for rows in text_to_image(self.model, split, k_image, add_similarity):
             done = len(image_ranks)
             image_ranks += ranks_from_scores(rows.cpu().numpy(), owner[done : done + len(rows)]).tolist()
             found += rows.argmax(dim=1).tolist()
@@ -328,5 +335,5 @@ class RetrievalTask(Task):
     def scorer(self) -> dict[str, str]:
         """Name the protocol."""
         k = self.settings.k_test
-        order = f"contrastive top {k}, ranked by the matching logit" if k else "contrastive similarity"
+        order = f"contrastive top {k}, ranked by the matching logit (for videos plus the similarity)" if k else "contrastive similarity"
         return {"protocol": f"{order}; txt = picture to text, percent"}

@@ -38,6 +38,7 @@ class VQASettings(Settings):
         answers: Candidates for ``rank``; empty means every answer of the training data.
         k_test: Candidates whose whole text is scored, chosen by their first token.
         metric: ``vqa`` is the official leave-one-out accuracy, ``exact_match`` compares whole strings.
+        score_by: A field of the records (such as ``kind`` or ``answer_type``): the accuracy is also given for each of its values.
         distill: Keep a momentum twin. As in the original this alone does not change the loss.
         distillation_alpha: Weight of the twin's soft labels; the original passes none, so 0.
     """
@@ -51,6 +52,7 @@ class VQASettings(Settings):
     answers: tuple[str, ...] = ()
     k_test: int = Field(default=128, ge=1)
     metric: Literal["vqa", "exact_match"] = "vqa"
+    score_by: str | None = None
     distill: bool = False
     distillation_alpha: float = Field(default=0.0, ge=0, le=1)
 
@@ -85,7 +87,8 @@ class VQACollator:
                 raise DataError(f"record {sample.id!r} has no answer; training needs one for every question")
         questions = self.tokenizer([sample.text or "" for sample in samples], max_length=self.question_length)
         counts = torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None
-        batch = Batch(samples, images=stack_images(items), text=questions, samples_per_image=counts)
+        pixels = stack_images(items) if any(item.pixels is not None for item in items) else None
+        batch = Batch(samples, images=pixels, text=questions, samples_per_image=counts)
         if not self.training:
             return batch
         answers = [target_text(answer) for sample in samples for answer in sample.targets]
@@ -134,9 +137,10 @@ class VQATask(Task):
         most = self.settings.questions_per_example
         if most == 1:
             return list(samples)
-        pictures: dict[str | None, list[Sample]] = {}
+        pictures: dict[str, list[Sample]] = {}
         for sample in samples:
-            pictures.setdefault(sample.image, []).append(sample)
+            # Questions about words alone share nothing: one example each.
+            pictures.setdefault(sample.image or f"\0{sample.id}", []).append(sample)
         chunks = [about[first : first + most] for about in pictures.values() for first in range(0, len(about), most)]
         return [replace(chunk[0], parts=tuple(chunk)) for chunk in chunks]
 
@@ -152,7 +156,9 @@ class VQATask(Task):
             self.twin.update(self.model)
 
     def _memory(self, batch: Batch, model: Network) -> DecoderMemory:
-        assert batch.images is not None and batch.text is not None
+        assert batch.text is not None
+        if batch.images is None:  # about words alone
+            return model.text_memory(batch.text.ids, batch.text.mask)
         return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
 
     def forward(self, batch: Batch) -> Losses:
@@ -209,13 +215,19 @@ class VQATask(Task):
         return [_prediction(sample, answers[i], p) for sample, i, p in zip(batch.samples, best, probability, strict=True)]
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Compute the accuracies in percent; ``accuracy`` is the one ``settings.metric`` names."""
+        """Compute the accuracies in percent; ``accuracy`` is the one ``settings.metric`` names, ``accuracy_VALUE`` that of a kind."""
         answered = [one for one in predictions if one.references]
         if not answered:
             return {}
-        official = 100 * sum(vqa_accuracy(one.text, one.references) for one in answered) / len(answered)
-        exact = 100 * sum(exact_match(one.text, one.references) for one in answered) / len(answered)
-        return {"accuracy": official if self.settings.metric == "vqa" else exact, "vqa_accuracy": official, "exact_match": exact}
+        official = [100.0 * vqa_accuracy(one.text, one.references) for one in answered]
+        exact = [100.0 * exact_match(one.text, one.references) for one in answered]
+        chosen = official if self.settings.metric == "vqa" else exact
+        scores = {"accuracy": _mean(chosen), "vqa_accuracy": _mean(official), "exact_match": _mean(exact)}
+        kinds: dict[str, list[float]] = {}
+        for one, value in zip(answered, chosen, strict=True):
+            if self.settings.score_by is not None and self.settings.score_by in one.extra:
+                kinds.setdefault(str(one.extra[self.settings.score_by]), []).append(value)
+        return scores | {f"accuracy_{kind}": _mean(values) for kind, values in sorted(kinds.items())}
 
     def scorer(self) -> dict[str, str]:
         """Name the scorers."""
@@ -224,6 +236,10 @@ class VQATask(Task):
             "vqa_accuracy": "VQA v2: mean over leave-one-out annotators of min(matches / 3, 1), official normalisation, percent",
             "exact_match": "the answer equals an annotator's string, percent",
         }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _prediction(sample: Sample, text: str, score: float) -> Prediction:

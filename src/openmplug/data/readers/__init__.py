@@ -6,6 +6,7 @@ and what was expected.
 
 from __future__ import annotations
 
+from openmplug.data.readers.actions import read_action_list, read_kinetics, read_ssv2
 from openmplug.data.readers.captions import read_coco_captions, read_karpathy
 from openmplug.data.readers.labels import read_class_folders
 from openmplug.data.readers.own import read_daquar, read_own
@@ -13,6 +14,9 @@ from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
 from openmplug.data.readers.split import Reader, Split
 from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
+from openmplug.data.readers.video_captions import read_mplug2_captions, read_msrvtt, read_msvd, read_vatex
+from openmplug.data.readers.video_questions import read_msrvtt_qa, read_msvd_qa, read_tgif_frameqa, read_video_qa
+from openmplug.data.readers.video_retrieval import read_clip_captions, read_didemo, read_lsmdc, read_msrvtt_retrieval
 
 READERS: dict[str, Reader] = {
     "jsonl": read_own,
@@ -22,6 +26,21 @@ READERS: dict[str, Reader] = {
     "coco_captions": read_coco_captions,
     "karpathy": read_karpathy,
     "mplug_retrieval": read_mplug_retrieval,
+    "msrvtt_qa": read_msrvtt_qa,
+    "msvd_qa": read_msvd_qa,
+    "tgif_frameqa": read_tgif_frameqa,
+    "video_qa": read_video_qa,
+    "msrvtt": read_msrvtt,
+    "msvd": read_msvd,
+    "vatex": read_vatex,
+    "mplug2_captions": read_mplug2_captions,
+    "msrvtt_retrieval": read_msrvtt_retrieval,
+    "clip_captions": read_clip_captions,
+    "didemo": read_didemo,
+    "lsmdc": read_lsmdc,
+    "kinetics": read_kinetics,
+    "action_list": read_action_list,
+    "ssv2": read_ssv2,
     "class_folders": read_class_folders,
     "glue": read_glue,
     "line_pairs": read_line_pairs,

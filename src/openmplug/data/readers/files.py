@@ -25,8 +25,8 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def read_json(path: Path, expected: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """Read a JSON file whose top level is a list or an object.
+def read_json(path: Path, expected: type[list[Any]] | type[dict[str, Any]] | tuple[type, ...]) -> Any:
+    """Read a JSON file whose top level is a list or an object, or either.
 
     Raises:
         DataError: If it is not JSON, or the top level is of another kind.
@@ -36,8 +36,9 @@ def read_json(path: Path, expected: type[list[Any]] | type[dict[str, Any]]) -> A
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(value, expected):
-        names = {list: "a list", dict: "an object"}
-        raise DataError(f"{path}: expected {names[expected]} at the top level, got {type(value).__name__}")
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        wanted = " or ".join("a list" if kind is list else "an object" for kind in kinds)
+        raise DataError(f"{path}: expected {wanted} at the top level, got {type(value).__name__}")
     return value
 
 
@@ -62,8 +63,12 @@ def read_records(path: Path, key: str | None = None) -> list[tuple[str, dict[str
     return records
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
     """Read a JSONL or CSV file row by row.
+
+    Args:
+        path: With suffix ``.csv``, else JSONL.
+        delimiter: Between the cells of a CSV file; where it is a tab, quotes mean nothing.
 
     Yields:
         Pairs of where the row is ("FILE line 3") and its columns. Empty CSV cells are left out.
@@ -71,7 +76,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: If a line is not valid, or there is no row at all.
     """
-    rows = _csv_rows(path) if path.suffix == ".csv" else _jsonl_rows(path)
+    rows = _csv_rows(path, delimiter) if path.suffix == ".csv" else _jsonl_rows(path)
     empty = True
     for where, row in rows:
         empty = False
@@ -106,9 +111,35 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_table(path: Path, delimiter: str, comment: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    r"""Read a text file without header line by line, empty lines left out.
+
+    Args:
+        path: UTF-8.
+        delimiter: Between cells; a line break gives each line as one cell, a space any white space.
+        comment: Lines that begin so are left out.
+
+    Yields:
+        Pairs of where the line is ("FILE line 3") and its cells.
+
+    Raises:
+        DataError: If it cannot be read or has no line.
+    """
+    empty = True
+    for number, line in enumerate(_lines(path), start=1):
+        line = line.rstrip("\r\n")
+        if line.strip() and not (comment and line.startswith(comment)):
+            empty = False
+            yield f"{path} line {number}", line.split() if delimiter == " " else line.split(delimiter)
+    if empty:
+        raise DataError(f"{path} has no lines; expected one for each record")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(1 << 24)
-    reader = csv.DictReader(_lines(path), strict=True)
+    reader = csv.DictReader(
+        _lines(path), strict=True, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    )
     try:
         for row in reader:
             where = f"{path} line {reader.line_num}"
@@ -154,8 +185,8 @@ def find_file(root: Path, names: Sequence[str], what: str) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
-    present = _some(path.name for path in sorted(root.iterdir()) if path.suffix in (".jsonl", ".csv", ".json"))
-    raise DataError(f"{what} not found in {root}: expected {' or '.join(names)}; found {present or 'no .jsonl, .csv or .json file'}")
+    present = _some(path.name for path in sorted(root.iterdir()) if path.suffix in (".jsonl", ".csv", ".json", ".txt"))
+    raise DataError(f"{what} not found in {root}: expected {' or '.join(names)}; found {present or 'no .jsonl, .csv, .json or .txt file'}")
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:

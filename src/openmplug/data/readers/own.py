@@ -49,7 +49,7 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
         root: Folder with ``{split}.jsonl`` or ``{split}.csv`` and the pictures (see ``open_images``).
         split: Stem of the file.
         columns: Role -> name of its column, for columns that are called otherwise. ``answer: null`` declares that the questions
-            have no answers (prediction only), ``label: null`` likewise.
+            have no answers (prediction only), ``label: null`` likewise, ``image: null`` that there is nothing to see.
             ``answer_set`` is a list whose members are all part of the one right answer.
 
     Raises:
@@ -121,6 +121,10 @@ class _Row:
             raise DataError(f"{self.where}: '{self.column('image')}' and '{self.column('video')}' at once; expected one of them")
         return (self.text("video"), True) if clip else (self.text("image", "video"), False)
 
+    def seen(self) -> tuple[str | None, bool]:
+        """Return what ``visual`` does, or (None, False) where ``image: null`` declares that there is nothing to see."""
+        return self.visual() if self.column("image") is not None or self.get("video") not in (None, "") else (None, False)
+
     def rest(self, *roles: str) -> dict[str, Any]:
         """Return the columns that no role took."""
         taken = {self.column(role) for role in roles}
@@ -158,12 +162,16 @@ def _questions(rows: list[_Row]) -> list[Sample]:
     number = Numbering()
     samples = []
     for index, row in enumerate(rows):
-        (name, clip), question = row.visual(), row.text("question")
+        (name, clip), question = row.seen(), row.text("question")
         answers = _answers(row)
         targets, weights = weigh_answers(answers) if answers else ((), ())
         extra = row.rest("id", "image", "video", "question", "answer", "answers", "answer_set")
         identifier = row.get("id") if row.get("id") is not None else row.values.get("question_id", index)
-        samples.append(Sample(str(identifier), name, question, targets, weights, tuple(answers), number(name), extra, clip=clip))
+        samples.append(
+            Sample(
+                str(identifier), name, question, targets, weights, tuple(answers), -1 if name is None else number(name), extra, clip=clip
+            )
+        )
     return samples
 
 

@@ -1,0 +1,88 @@
+"""What can be said about a clip of the generated moving-shapes set: captions, and questions with answers.
+
+All words follow from the clip, none from its pixels. Words about a training clip name no pair of ``UNSEEN``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from openmplug.data.moving_scene import Clip, Mover
+from openmplug.data.shapes_text import Question
+
+MOTION_KINDS = ("direction", "first", "order")
+"""Kinds of question that no single frame answers."""
+
+
+def captions(clip: Clip) -> list[str]:
+    """Describe a clip in two equally true ways."""
+    told = [f"a {mover.name} moves {mover.direction}" for mover in clip.movers]
+    if len(told) == 1:
+        (mover,) = clip.movers
+        return [told[0], f"moving {mover.direction}, a {mover.name}"]
+    if clip.turns:
+        first, second = told
+        return [f"{first}, then {second}", f"{second} after {first}"]
+    return [" while ".join(told), " while ".join(reversed(told))]
+
+
+def questions(clip: Clip, rng: random.Random, asked: Counter[tuple[str, str]]) -> list[Question]:
+    """Ask one question of each kind that the clip allows: direction, first and order (motion), colour, shape and count.
+
+    Of the possible ones the (question, answer) asked least so far is taken, so answers to one question are about equally frequent
+    and the question alone tells little.
+
+    Args:
+        clip: What to ask about; a dev clip is asked about its focus where possible.
+        rng: Where chance comes from.
+        asked: How often each (question, answer) was asked; updated.
+    """
+    chosen = []
+    for candidates in (_directions, _first, _order, _colours, _shapes, _counts):
+        possible = candidates(clip)
+        if possible:
+            rng.shuffle(possible)
+            question = min(possible, key=lambda each: asked[each.text, each.answer])
+            asked[question.text, question.answer] += 1
+            chosen.append(question)
+    return chosen
+
+
+def _focused(clip: Clip, movers: Sequence[Mover]) -> Sequence[Mover]:
+    """Keep the focus only, if it is among them."""
+    focus = [mover for mover in movers if clip.focus is not None and mover is clip.movers[clip.focus]]
+    return focus or movers
+
+
+def _directions(clip: Clip) -> list[Question]:
+    return [Question("direction", f"which way does the {mover.name} move?", mover.direction) for mover in _focused(clip, clip.movers)]
+
+
+def _first(clip: Clip) -> list[Question]:
+    return [Question("first", "what colour is the thing that moves first?", clip.movers[0].colour)] if clip.turns else []
+
+
+def _order(clip: Clip) -> list[Question]:
+    if not clip.turns:
+        return []
+    first, second = clip.movers
+    text = "does the {} move before or after the {}?"
+    return [Question("order", text.format(a.name, b.name), how) for a, b, how in ((first, second, "before"), (second, first, "after"))]
+
+
+def _colours(clip: Clip) -> list[Question]:
+    shapes = Counter(mover.shape for mover in clip.movers)
+    alone = [mover for mover in clip.movers if shapes[mover.shape] == 1]
+    return [Question("colour", f"what colour is the {mover.shape}?", mover.colour) for mover in _focused(clip, alone)]
+
+
+def _shapes(clip: Clip) -> list[Question]:
+    return [Question("shape", f"what shape is the {mover.colour} thing?", mover.shape) for mover in _focused(clip, clip.movers)]
+
+
+def _counts(clip: Clip) -> list[Question]:
+    shapes = Counter(mover.shape for mover in clip.movers)
+    named = [(f"{shape}s" if shape != "cross" else "crosses", number) for shape, number in shapes.items()]
+    return [Question("count", f"how many {name} are there?", str(number)) for name, number in [*named, ("things", len(clip.movers))]]
