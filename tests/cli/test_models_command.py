@@ -12,6 +12,8 @@ from torch import Tensor
 
 from checkpoints.originals_made import original_state, with_training, write_original
 from cli.command import run
+from openmplug.models.families import build_network, named_config
+from openmplug.models.selections import SELECTIONS, selected_modules
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,28 @@ def test_list_names_sizes_and_known_weights() -> None:
     assert "mplug-base" in listed.out
     assert "mplug.en.large.v2.pth" in listed.out
     found = json.loads(run("models", "list", "--json").out)
-    assert [row["name"] for row in found["sizes"]][-1] == "mplug-huge"
+    assert [row["name"] for row in found["sizes"]][-3:] == ["mplug2-small", "mplug2-base", "mplug2-large"]
+    assert {row["name"]: row["universal"] for row in found["sizes"]}["mplug2-large"] == 2
     assert next(row for row in found["sizes"] if row["name"] == "mplug-base")["million"] == pytest.approx(344.8, abs=0.1)
+
+
+@pytest.mark.parametrize("task", SELECTIONS)
+def test_show_lists_exactly_the_modules_that_a_task_builds(task: str) -> None:
+    found = json.loads(run("models", "show", "mplug2-large", "--task", task, "classes=400", "--json").out)
+    config = named_config("mplug2-large", classes=400)
+    with torch.device("meta"):
+        model = build_network(config, selected_modules(config, task))
+    expected = {name: f"{sum(p.numel() for p in child.parameters()):,}" for name, child in model.named_children()}
+    assert found["modules"] == list(expected)
+    rows = {row["part"]: row["parameters"] for row in found["parts"]}
+    assert rows.pop("all") == f"{sum(p.numel() for p in model.parameters()):,}"
+    assert rows == expected
+    assert found["notes"] == []
+
+
+def test_a_head_without_classes_says_how_it_was_counted() -> None:
+    shown = run("models", "show", "mplug2-tiny", "--task", "text-classification")
+    assert "counted with 2 classes" in shown.out + shown.err and "text, universal, classification" in shown.out
 
 
 def test_show_names_the_parts_a_task_runs() -> None:

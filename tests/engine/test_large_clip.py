@@ -17,7 +17,10 @@ LIMIT_GIB = 20
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["infer", "train"])
 def test_large_fits_into_20_gib(work: str) -> None:
-    """Random weights, batch of 1, 16 frames of 224 pixels: 4,097 vision tokens; captioning, bf16 autocast, AdamW as in a run, layers recomputed."""
+    """Random weights, batch of 1, 16 frames of 224 pixels: 4,097 vision tokens.
+
+    The task is captioning, in bf16 autocast; the step has AdamW's moments, as in a run, and layers are recomputed.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     if memory < LIMIT_GIB:
         pytest.skip(f"needs {LIMIT_GIB} GiB, this machine has {memory:.0f}")

@@ -131,7 +131,7 @@ class VisionTransformer(nn.Module):
             ValueError: If they are.
         """
         if tuple(images.shape[-3:]) != (3, self.image_size, self.image_size):
-            expected = f"(..., 3, {self.image_size}, {self.image_size})"
+            expected = f"({'B, F' if images.ndim == 5 else 'B'}, 3, {self.image_size}, {self.image_size})"
             raise ValueError(f"images have shape {tuple(images.shape)}, expected {expected}; resize them or set model.image_size")
 
     def begin(self, patches: Tensor) -> Tensor:
