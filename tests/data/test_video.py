@@ -98,6 +98,19 @@ def test_real_clips_are_as_long_as_they_are_said_to_be(data_root: Path) -> None:
             assert video.read([0]).shape == (1, record["height"], record["width"], 3)
 
 
+def test_real_clips_decode_as_torchcodec_decodes_them(data_root: Path) -> None:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:  # it is found, and fails where FFmpeg's libraries are not
+        pytest.skip(f"torchcodec does not load: {str(error).strip().splitlines()[0]}")
+    for path in sorted((data_root / "video_samples").glob("*.mp4")):
+        decoder = VideoDecoder(str(path), dimension_order="NHWC", seek_mode="exact")
+        with open_video(path, path.name) as video:
+            assert len(video) == len(decoder)
+            indices = list(range(0, len(video), 5))
+            assert np.array_equal(video.read(indices), decoder.get_frames_at(indices).data.numpy())
+
+
 def test_jumps_where_they_save_decoding(folder: Path) -> None:
     often = VideoFile(made(folder, "h264.mp4"), "often", jump_frames=6)
     assert often._legs([1, 2, 30, 31, 59], 6) == [(None, [1, 2]), (24, [30, 31]), (48, [59])]
