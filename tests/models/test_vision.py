@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from openmplug.models.layers import PreNormBlock
-from openmplug.models.vision import VisionProjection, VisionTransformer, resize_positions
+from openmplug.models.vision import VisionProjection, VisionTransformer, leave_out_patches, resize_positions
 from tiny_models import randomise, tiny_model
 
 WIDTH, HEADS, LAYERS, SIZE, PATCH = 24, 3, 2, 24, 8
@@ -180,3 +180,18 @@ def test_positions_of_equal_size_stay_and_keep_their_type() -> None:
 def test_positions_without_a_square_grid_are_refused(rows: int, wanted: int, named: int) -> None:
     with pytest.raises(ValueError, match=f"a position table of {named} rows is not one class token and a square grid; resize only square"):
         resize_positions(torch.randn(rows, 4), wanted)
+
+
+def test_patches_left_out_differ_from_picture_to_picture_and_only_in_training() -> None:
+    tokens = torch.arange(2 * 17 * 4, dtype=torch.float32).reshape(2, 17, 4)
+    kept = leave_out_patches(tokens, 0.5)
+    assert kept.shape == (2, 9, 4) and torch.equal(kept[:, 0], tokens[:, 0])
+    rows = [[int(token[0]) // 4 - 17 * row for token in kept[row, 1:]] for row in range(2)]
+    assert all(row == sorted(set(row)) and row[0] >= 1 and row[-1] <= 16 for row in rows) and rows[0] != rows[1]
+    assert leave_out_patches(tokens, 0.99).shape == (2, 2, 4)
+    tower = tiny_model(("vision",)).vision
+    images = torch.randn(2, 3, 16, 16)
+    whole = tower(images)
+    tower.patch_dropout = 0.5
+    assert torch.equal(tower(images), whole)
+    assert tower.train()(images).shape == (2, 3, 32)
