@@ -69,9 +69,9 @@ def list_all(json_output: Json = False, debug: Debug = False) -> None:
     columns = ("name", "million", "pixels", "vision", "text", "universal", "fusion", "decoder")
     screen.table(
         "Sizes: million parameters, pixels, layers x width / patch, layers that fuse (connected ones from 0)",
-        columns,
+        [{"million": "10^6", "pixels": "px", "universal": "uni"}.get(name, name) for name in columns],
         [["" if row[name] is None else row[name] for name in columns] for row in rows],
-        right=columns[1:3] + columns[4:],
+        right=("10^6", "px", "text", "uni", "fusion", "decoder"),
     )
     screen.table(
         "Released weights that can be converted (bring them yourself)",

@@ -32,6 +32,7 @@ SELECTIONS = {
     "text-classification": Selection(("text", "classification")),
     "pair-classification": Selection(("vision", "text", "fusion", "classification")),
     "summarization": Selection(("text", "decoder")),
+    "masked-words": Selection(("text", "language")),
 }
 
 
