@@ -1,8 +1,7 @@
 """The generated moving-shapes set: short clips of coloured shapes, with words for question answering, captions and retrieval.
 
-Everything follows from one seed. As in ``openmplug.data.shapes``, four pairs of colour and shape (``UNSEEN``) occur in no training clip and
-no training text, and every dev clip shows at least one of them. No single frame tells which way something moves or what moves first;
-see ``openmplug.data.moving_scene``.
+Everything follows from one seed. Every dev clip with several things shows two that are together in no training clip. No single frame tells
+which way something moves or what moves first; see ``openmplug.data.moving_scene``.
 
 A clip is an animated GIF: of the formats that keep every pixel it is the smallest and the quickest to read (docs/data.md has the
 figures), and every decoder knows it. Two equal frames in a row would be stored as one that stays longer, so the background alternates by
