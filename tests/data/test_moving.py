@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from openmplug.data.moving import TASKS, draw_clip, encode_gif, write_moving
-from openmplug.data.moving_scene import ALWAYS, DIRECTIONS, FIRST, FRAMES, PAIRS, SECOND, UNSEEN, Clip, Mover, make_clip
+from openmplug.data.moving_scene import ALWAYS, COLOURS, DIRECTIONS, FIRST, FRAMES, SECOND, SHAPES, THINGS, Clip, Mover, held_out, make_clip
 from openmplug.data.moving_text import MOTION_KINDS, captions, questions
 from openmplug.data.shapes_scene import SIZE
 from openmplug.data.splits import DataSettings, read_split
@@ -89,15 +89,16 @@ def test_things_are_where_their_movement_brings_them_and_never_touch() -> None:
                     assert dx**2 + dy**2 >= (clip.movers[n].radius + clip.movers[m].radius) ** 2
 
 
-def test_unseen_pairs_are_unseen(root: Path) -> None:
-    names = [f"{colour} {shape}" for colour, shape in UNSEEN]
-    assert len(names) == 4
-    for task in TASKS:
-        text = (root / task / "train.jsonl").read_text()
-        assert not any(name in text for name in names), task
-    assert not any(clip.pairs & set(UNSEEN) for clip in clips(200, unseen=False))
-    assert all(clip.movers[clip.focus or 0].pair in UNSEEN for clip in clips(200, unseen=True))
-    assert {pair for clip in clips(300, unseen=False) for pair in clip.pairs} == set(PAIRS) - set(UNSEEN)
+def test_held_out_compositions_are_in_dev_only() -> None:
+    train, dev = clips(300, unseen=False), clips(300, unseen=True)
+    assert not any(clip.unseen for clip in train)
+    assert all(clip.unseen for clip in dev if len(clip.movers) > 1)
+    assert {mover.pair for clip in train for mover in clip.movers} == set(THINGS)
+    for thing in THINGS:  # one of the four shapes of each other colour
+        others = [each for each in THINGS if each[0] != thing[0] and held_out(thing, each)]
+        assert sorted(colour for colour, _ in others) == sorted(set(COLOURS) - {thing[0]})
+        assert all(held_out(each, thing) for each in others)
+    assert len(THINGS) == len(COLOURS) * len(SHAPES) == 16
 
 
 def answer(clip: Clip, kind: str, text: str) -> str:

@@ -180,3 +180,10 @@ def test_fused_adamw_equals_the_plain_formula() -> None:
     expected = weight * (1 - 1e-2 * 0.1) - 1e-2 * m / (v.sqrt() + 1e-8)
     assert torch.allclose(model.text["linear"].weight, expected, atol=1e-6)
     assert math.isclose(optimizer.param_groups[0]["weight_decay"], 0.1)
+
+
+def test_the_temporal_modules_belong_to_the_tower_and_the_norm_of_seen_tokens_decays() -> None:
+    """As in the original, where the former are inside ``visual_encoder`` and the latter is called ``visn_emb_norm``."""
+    assert in_vision("temporal.layers.0.before.expand.weight") and not in_vision("universal.latents")
+    assert decays("temporal.layers.0.before.norm.weight") and decays("universal.norm.weight")
+    assert not decays("universal.layers.0.self_attention.norm.weight") and not decays("temporal.layers.0.before.norm.bias")

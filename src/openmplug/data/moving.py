@@ -1,8 +1,7 @@
 """The generated moving-shapes set: short clips of coloured shapes, with words for question answering, captions and retrieval.
 
-Everything follows from one seed. As in ``openmplug.data.shapes``, four pairs of colour and shape (``UNSEEN``) occur in no training clip and
-no training text, and every dev clip shows at least one of them. No single frame tells which way something moves or what moves first;
-see ``openmplug.data.moving_scene``.
+Everything follows from one seed. Every dev clip with several things shows two that are together in no training clip. No single frame tells
+which way something moves or what moves first; see ``openmplug.data.moving_scene``.
 
 A clip is an animated GIF: of the formats that keep every pixel it is the smallest and the quickest to read (docs/data.md has the
 figures), and every decoder knows it. Two equal frames in a row would be stored as one that stays longer, so the background alternates by
@@ -23,13 +22,13 @@ import numpy as np
 from PIL import Image
 
 from openmplug.data.moving_scene import FRAMES, Clip, make_clip
-from openmplug.data.moving_text import captions, questions
+from openmplug.data.moving_text import MOTION_KINDS, captions, questions
 from openmplug.data.shapes import paint
 from openmplug.data.shapes_scene import SIZE
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.errors import UsageError
 
-TASKS = ("vqa", "caption", "retrieval")
+TASKS = ("vqa", "motion", "caption", "retrieval")
 FRAME_MILLISECONDS = 100
 
 # ------------------------------------------------------------------------------------------------------------------ drawing
@@ -76,10 +75,10 @@ def encode_gif(frames: list[Image.Image]) -> bytes:
 def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed: int = 0) -> dict[str, int]:
     """Write the data set, one folder per task, in the layout of one's own data.
 
-    ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``caption`` and
-    ``retrieval`` (video, captions), splits ``train`` and ``dev``; ``words/{split}.jsonl``, the same questions behind a caption in the place
-    of the clip; and ``vocab.txt``, the words of all training texts, for models that start
-    from each other. The clips of a split are the same in every folder. No two dev clips have the same captions.
+    ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``motion`` (those of
+    its questions that are about motion), ``caption`` and ``retrieval`` (video, captions), splits ``train`` and ``dev``;
+    ``words/{split}.jsonl``, the questions behind a caption in the place of the clip; and ``vocab.txt``, the words of all training texts,
+    for models that start from each other. The clips of a split are the same in every folder. No two dev clips have the same captions.
 
     Args:
         root: Folder to write to; files of an earlier call are replaced.
@@ -141,6 +140,7 @@ def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[dict[str
             caption = {"video": name, "captions": captions(clip)}
             rows["caption"].append(caption)
             rows["retrieval"].append(caption)
+    rows["motion"] = [row for row in rows["vqa"] if row["kind"] in MOTION_KINDS]
     return rows, buffer.getvalue()
 
 

@@ -1,15 +1,14 @@
 """What can be said about a clip of the generated moving-shapes set: captions, and questions with answers.
 
-All words follow from the clip, none from its pixels. Words about a training clip name no pair of ``UNSEEN``.
+All words follow from the clip, none from its pixels.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 
-from openmplug.data.moving_scene import Clip, Mover
+from openmplug.data.moving_scene import Clip
 from openmplug.data.shapes_text import Question
 
 MOTION_KINDS = ("direction", "first", "order")
@@ -35,7 +34,7 @@ def questions(clip: Clip, rng: random.Random, asked: Counter[tuple[str, str]]) -
     and the question alone tells little.
 
     Args:
-        clip: What to ask about; a dev clip is asked about its focus where possible.
+        clip: What to ask about.
         rng: Where chance comes from.
         asked: How often each (question, answer) was asked; updated.
     """
@@ -50,14 +49,8 @@ def questions(clip: Clip, rng: random.Random, asked: Counter[tuple[str, str]]) -
     return chosen
 
 
-def _focused(clip: Clip, movers: Sequence[Mover]) -> Sequence[Mover]:
-    """Keep the focus only, if it is among them."""
-    focus = [mover for mover in movers if clip.focus is not None and mover is clip.movers[clip.focus]]
-    return focus or movers
-
-
 def _directions(clip: Clip) -> list[Question]:
-    return [Question("direction", f"which way does the {mover.name} move?", mover.direction) for mover in _focused(clip, clip.movers)]
+    return [Question("direction", f"which way does the {mover.name} move?", mover.direction) for mover in clip.movers]
 
 
 def _first(clip: Clip) -> list[Question]:
@@ -75,11 +68,11 @@ def _order(clip: Clip) -> list[Question]:
 def _colours(clip: Clip) -> list[Question]:
     shapes = Counter(mover.shape for mover in clip.movers)
     alone = [mover for mover in clip.movers if shapes[mover.shape] == 1]
-    return [Question("colour", f"what colour is the {mover.shape}?", mover.colour) for mover in _focused(clip, alone)]
+    return [Question("colour", f"what colour is the {mover.shape}?", mover.colour) for mover in alone]
 
 
 def _shapes(clip: Clip) -> list[Question]:
-    return [Question("shape", f"what shape is the {mover.colour} thing?", mover.shape) for mover in _focused(clip, clip.movers)]
+    return [Question("shape", f"what shape is the {mover.colour} thing?", mover.shape) for mover in clip.movers]
 
 
 def _counts(clip: Clip) -> list[Question]:
