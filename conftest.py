@@ -19,16 +19,16 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from openmplug.checkpoints.store import save_weights
     from openmplug.data.tokenizer import Tokenizer
     from openmplug.data.transforms import ImageSettings
-    from openmplug.models.mplug import MODULES, MPLUG, MPLUGConfig
+    from openmplug.models.families import build_network, named_config
 
     torch.manual_seed(0)
     boxes = [f"[unused{number}]" for number in range(339, 677)]
     tokenizer = Tokenizer.from_vocab(
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"what colour is the red cup ? a picture of left".split(), *boxes]
     )
-    model = MPLUG(MPLUGConfig.named("mplug-tiny", vocab_size=tokenizer.vocab_size), MODULES)
+    model = build_network(named_config("mplug-tiny", vocab_size=tokenizer.vocab_size))
     folder = tmp_path_factory.mktemp("example")
-    config: dict[str, Any] = {"architecture": "mplug", "model": model.config.model_dump(mode="json"), "modules": list(MODULES)}
+    config: dict[str, Any] = {"architecture": "mplug", "model": model.config.model_dump(mode="json"), "modules": list(model.modules_built)}
     save_weights(
         folder, model.state_dict(), {**config, "task": None, "settings": {}, "image": ImageSettings(size=64).model_dump(mode="json")}
     )

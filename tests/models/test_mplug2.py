@@ -42,6 +42,7 @@ def counted(config: MPLUG2Config) -> dict[str, int]:
         "contrastive": 2 * (d * config.embed_dim + config.embed_dim) + 1,
         "matching": 2 * d + 2,
         "classification": d * d + d + norm + d * config.classes + config.classes,
+        "language": d * d + d + norm + config.vocab_size,
     }
 
 
@@ -67,6 +68,7 @@ def test_a_task_builds_its_modules_and_nothing_else(task: str, size: str) -> Non
     [
         ("text-classification", (*TEXT, "classification")),
         ("summarization", (*TEXT, "decoder")),
+        ("masked-words", (*TEXT, "language")),
         ("image-classification", ("vision", "universal", "classification")),
         ("action-classification", (*VIDEO, "classification")),
         ("caption", ("vision", "universal", "decoder")),
