@@ -27,7 +27,7 @@ PARTS = {
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for data, weights, page.")] = Path("quickstart"),
     overrides: Overrides = None,
-    train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 2500,
+    train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 2200,
     dev_images: Annotated[int, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.")] = 500,
     device: Device = None,
     seed: Seed = None,
