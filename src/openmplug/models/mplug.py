@@ -9,12 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from openmplug.config import Settings
-from openmplug.models.decoder import LanguageHead, TextDecoder
-from openmplug.models.fusion import SkipConnectedFusion
-from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
 from openmplug.models.network import Network
-from openmplug.models.text import TextEncoder, init_bert
-from openmplug.models.vision import VisionProjection, VisionTransformer
+from openmplug.models.text import TextEncoder
 
 MODULES = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "classification", "language")
 
@@ -158,27 +154,10 @@ class MPLUG(Network):
         super().__init__(config, modules)
         modules = self.modules_built
         block, words = config.block_sizes(), config.word_sizes()
-        if "vision" in modules:
-            self.vision = VisionTransformer(
-                config.image_size, config.patch_size, config.vision_width, config.vision_layers, config.vision_heads, config.vision_dropout
-            )
-            if config.vision_width != config.width:
-                self.vision_projection = VisionProjection(config.vision_width, config.width, config.dropout)
+        self._build_tower()
         if "text" in modules:
             self.text = TextEncoder(layers=config.text_layers, **words, **block)
-        if "fusion" in modules:
-            self.fusion = SkipConnectedFusion(layers=config.fusion_layers, connected=config.connected_layers, **block)
-        if "decoder" in modules:
-            self.decoder = TextDecoder(layers=config.decoder_layers, **words, **block)
-        if "contrastive" in modules:
-            self.contrastive = ContrastiveHead(config.width, config.embed_dim)
-        if "matching" in modules:
-            self.matching = MatchingHead(config.width)
-        if "classification" in modules:
-            self.classification = ClassificationHead(config.width, config.classes)
-        if "language" in modules:
-            self.language = LanguageHead(config.width, config.vocab_size)
-            init_bert(self.language, config.width)
+        self._build_fusion_and_heads()
 
     @classmethod
     def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:

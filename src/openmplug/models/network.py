@@ -13,8 +13,8 @@ from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, LanguageHead, TextDecoder
 from openmplug.models.fusion import Fused, SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
-from openmplug.models.text import TextEncoder
-from openmplug.models.vision import VisionTransformer
+from openmplug.models.text import TextEncoder, init_bert
+from openmplug.models.vision import VisionProjection, VisionTransformer
 
 
 class Network(nn.Module, ABC):
@@ -48,6 +48,33 @@ class Network(nn.Module, ABC):
             raise UsageError(f"unknown modules {unknown}; choose from {', '.join(self.MODULES)}")
         self.config = config
         self.modules_built = tuple(name for name in self.MODULES if name in modules)
+
+    def _build_tower(self) -> None:
+        """Build the image tower, and its projection where the widths differ."""
+        config = self.config
+        if "vision" in self.modules_built:
+            self.vision = VisionTransformer(
+                config.image_size, config.patch_size, config.vision_width, config.vision_layers, config.vision_heads, config.vision_dropout
+            )
+            if config.vision_width != config.width:
+                self.vision_projection = VisionProjection(config.vision_width, config.width, config.dropout)
+
+    def _build_fusion_and_heads(self) -> None:
+        """Build what every family has behind its encoders; in this order, as the seed's values follow from it."""
+        config, modules, block, words = self.config, self.modules_built, self.config.block_sizes(), self.config.word_sizes()
+        if "fusion" in modules:
+            self.fusion = SkipConnectedFusion(layers=config.fusion_layers, connected=config.connected_layers, **block)
+        if "decoder" in modules:
+            self.decoder = TextDecoder(layers=config.decoder_layers, **words, **block)
+        if "contrastive" in modules:
+            self.contrastive = ContrastiveHead(config.width, config.embed_dim)
+        if "matching" in modules:
+            self.matching = MatchingHead(config.width)
+        if "classification" in modules:
+            self.classification = ClassificationHead(config.width, config.classes)
+        if "language" in modules:
+            self.language = LanguageHead(config.width, config.vocab_size)
+            init_bert(self.language, config.width)
 
     @classmethod
     @abstractmethod
