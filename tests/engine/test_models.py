@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from openmplug.checkpoints.store import save_weights
-from openmplug.engine.models import _load_parts
+from openmplug.engine.models import _load_parts, new_task
+from openmplug.engine.recipe import check_recipe
 from openmplug.engine.tracking import Display
 from openmplug.errors import ModelError
 from openmplug.models.families import architecture_of
+from openmplug.models.mplug2 import MPLUG2
 from openmplug.models.network import Network
 from openmplug.models.video import encode_clips
 from tiny_models import tiny_model, tiny_model2
@@ -102,6 +104,20 @@ def test_mplug_s_tower_starts_the_video_model(tmp_path: Path, stride: int) -> No
     frames = first.vision(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
     found = encode_clips(model.vision, model.temporal, clips)
     torch.testing.assert_close(found[:, 1:], frames[:, :, 1:].flatten(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["usual", "mimetic"])
+def test_the_start_is_for_towers_without_weights(tmp_path: Path, start: str) -> None:
+    fields = tiny_model2(("vision",), vocab_size=VOCABULARY).config.model_dump(exclude={"vocab_size", "classes"})
+    tree = {"task": "caption", "model": fields, "settings": {"max_length": 8, "min_length": 1}, "start": start}
+    words = tokenizer()
+    fresh, usual = (new_task(check_recipe(each), words, Lines(), clips=True)[0].model for each in (tree, {**tree, "start": "usual"}))
+    changed = {name.split(".")[0] for name, value in fresh.state_dict().items() if not torch.equal(value, usual.state_dict()[name])}
+    assert changed == ({"vision", "temporal"} if start == "mimetic" else set())
+    tower = saved(tmp_path / "tower", tiny_model2(("vision",), seed=3, vocab_size=VOCABULARY))
+    started = new_task(check_recipe({**tree, "init_from": tower}), words, Lines(), clips=True)[0].model
+    assert isinstance(started, MPLUG2)
+    assert all(layer.before.expand.weight.abs().max() == 0 for layer in started.temporal.layers)
 
 
 def test_a_folder_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:

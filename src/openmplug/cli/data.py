@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -99,20 +100,12 @@ def shapes(
 ) -> None:
     """Draw coloured shapes, with questions, captions, boxes and statements about them; one folder per task."""
     if dry_run:
-        plan = {"dry_run": True, "output": str(output), "train_images": train_images, "dev_images": dev_images, "seed": seed}
-        if json_output:
-            screen.document(plan)
-        else:
-            typer.echo(f"would draw {train_images:,} + {dev_images:,} pictures into {output}")
+        _plan(output, {"train_images": train_images, "dev_images": dev_images, "seed": seed}, json_output)
         return
     from openmplug.data.shapes import write_shapes
 
     counts = write_shapes(output, train_images, dev_images, seed)
-    if json_output:
-        screen.document({"output": str(output), "seed": seed, "records": counts})
-        return
-    screen.table(f"Shapes in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
-    screen.note(f"to train on it: openmplug train vqa/shapes_mplug_tiny data.root={output / 'vqa'} --output runs/shapes")
+    _report(output, "Shapes", counts, seed, f"vqa/shapes_mplug_tiny data.root={output / 'vqa'} --output runs/shapes", json_output)
 
 
 @make.command("moving")
@@ -127,20 +120,29 @@ def moving(
 ) -> None:
     """Draw short clips of moving shapes, with questions and captions about them; one folder per task."""
     if dry_run:
-        plan = {"dry_run": True, "output": str(output), "train_clips": train_clips, "dev_clips": dev_clips, "seed": seed}
-        if json_output:
-            screen.document(plan)
-        else:
-            typer.echo(f"would draw {train_clips:,} + {dev_clips:,} clips into {output}")
+        _plan(output, {"train_clips": train_clips, "dev_clips": dev_clips, "seed": seed}, json_output)
         return
     from openmplug.data.moving import write_moving
 
     counts = write_moving(output, train_clips, dev_clips, seed)
+    run = f"caption/moving_mplug2_tiny data.root={output / 'caption'} tokenizer.vocab={output / 'vocab.txt'} --output runs/moving"
+    _report(output, "Moving shapes", counts, seed, run, json_output)
+
+
+def _plan(output: Path, settings: dict[str, int], json_output: bool) -> None:
+    """Say what would be made; the first two settings are numbers of things to draw."""
+    if json_output:
+        screen.document({"dry_run": True, "output": str(output), **settings})
+        return
+    (train, number), (_, dev) = list(settings.items())[:2]
+    what = train.removeprefix("train_").replace("images", "pictures")
+    typer.echo(f"would draw {number:,} + {dev:,} {what} into {output}")
+
+
+def _report(output: Path, what: str, counts: dict[str, int], seed: int, run: str, json_output: bool) -> None:
+    """Say what was made, and a run that learns from it."""
     if json_output:
         screen.document({"output": str(output), "seed": seed, "records": counts})
         return
-    screen.table(f"Moving shapes in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
-    vocabulary = f"tokenizer.vocab={output / 'vocab.txt'}"
-    screen.note(
-        f"to train on it: openmplug train caption/moving_mplug2_tiny data.root={output / 'caption'} {vocabulary} --output runs/moving"
-    )
+    screen.table(f"{what} in {output}", ("task/split", "records"), list(counts.items()), right=("records",))
+    screen.note(f"to train on it: openmplug train {run}")

@@ -11,9 +11,7 @@ one grey level.
 from __future__ import annotations
 
 import io
-import json
 import random
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_rows, write_split
 from openmplug.data.moving_scene import FRAMES, Clip, make_clip
 from openmplug.data.moving_text import MOTION_KINDS, captions, questions
 from openmplug.data.shapes import paint
 from openmplug.data.shapes_scene import SIZE
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
-from openmplug.errors import UsageError
 
 TASKS = ("vqa", "motion", "caption", "retrieval")
 FRAME_MILLISECONDS = 100
@@ -92,63 +90,47 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
     Raises:
         UsageError: If a number of clips is not positive, or there are not so many different dev clips.
     """
-    if train_clips < 1 or dev_clips < 1:
-        raise UsageError(f"train_clips is {train_clips} and dev_clips {dev_clips}; expected at least 1 each")
-    counts = {}
-    texts: set[str] = set()
+    check_counts(train_clips, dev_clips, "clips")
+    counts: dict[str, int] = {}
     for split, number in (("train", train_clips), ("dev", dev_clips)):
         rng = random.Random(f"moving/{seed}/{split}")
         rows, archive = _make_split(rng, number, unseen=split == "dev")
-        for task in TASKS:
-            folder = root / task
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{split}_videos.zip").write_bytes(archive)
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task]), encoding="utf-8")
-            counts[f"{task}/{split}"] = len(rows[task])
-        (root / "words").mkdir(exist_ok=True)
-        told = {row["video"]: row["captions"][0] for row in rows["caption"]}
-        words = [
-            {"question": f"{told[row['video']]}. {row['question']}", "answer": row["answer"], "kind": row["kind"]} for row in rows["vqa"]
-        ]
-        (root / "words" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words), encoding="utf-8")
-        counts[f"words/{split}"] = len(words)
+        counts |= write_split(root, split, rows, archive, "videos")
+        counts[f"words/{split}"] = write_rows(root / "words" / f"{split}.jsonl", _in_words(rows))
         if split == "train":
-            texts = {
-                text
-                for task in TASKS
-                for row in rows[task]
-                for text in (*row.get("captions", ()), row.get("question"), row.get("answer"))
-                if text
-            }
-    Tokenizer.from_vocab(build_vocabulary(sorted(texts), min_count=1)).save(root)
+            Tokenizer.from_vocab(build_vocabulary(sorted(_texts(rows)), min_count=1)).save(root)
     return counts
 
 
-def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[dict[str, list[dict[str, Any]]], bytes]:
-    rows: dict[str, list[dict[str, Any]]] = {task: [] for task in TASKS}
+def _in_words(rows: Rows) -> list[dict[str, Any]]:
+    """Return the questions behind a caption in the place of the clip."""
+    told = {row["video"]: row["captions"][0] for row in rows["caption"]}
+    return [{"question": f"{told[row['video']]}. {row['question']}", "answer": row["answer"], "kind": row["kind"]} for row in rows["vqa"]]
+
+
+def _texts(rows: Rows) -> set[str]:
+    every = (row for each in rows.values() for row in each)
+    return {text for row in every for text in (*row.get("captions", ()), row.get("question"), row.get("answer")) if text}
+
+
+def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[Rows, bytes]:
+    rows: Rows = {task: [] for task in TASKS}
     asked: Counter[tuple[str, str]] = Counter()
-    described: set[str] = set()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for index in range(number):
-            clip = _new_clip(rng, described) if unseen else make_clip(rng, unseen)
-            name = f"{index:05d}.gif"
-            archive.writestr(zipfile.ZipInfo(name), encode_gif(draw_clip(clip)))  # ZipInfo's date is fixed: equal seeds, equal bytes
-            for question in questions(clip, rng, asked):
-                row = {"question_id": len(rows["vqa"]), "video": name, "question": question.text, "answer": question.answer}
-                rows["vqa"].append({**row, "kind": question.kind})
-            caption = {"video": name, "captions": captions(clip)}
-            rows["caption"].append(caption)
-            rows["retrieval"].append(caption)
+
+    def make() -> Clip:
+        return make_clip(rng, unseen)
+
+    new_clip = undescribed(make, captions, "clips") if unseen else make
+    archive = Archive()
+    for index in range(number):
+        clip = new_clip()
+        name = f"{index:05d}.gif"
+        archive.add(name, encode_gif(draw_clip(clip)))
+        for question in questions(clip, rng, asked):
+            row = {"question_id": len(rows["vqa"]), "video": name, "question": question.text, "answer": question.answer}
+            rows["vqa"].append({**row, "kind": question.kind})
+        caption = {"video": name, "captions": captions(clip)}
+        rows["caption"].append(caption)
+        rows["retrieval"].append(caption)
     rows["motion"] = [row for row in rows["vqa"] if row["kind"] in MOTION_KINDS]
-    return rows, buffer.getvalue()
-
-
-def _new_clip(rng: random.Random, described: set[str]) -> Clip:
-    for _ in range(1000):
-        clip = make_clip(rng, unseen=True)
-        texts = set(captions(clip))
-        if not texts & described:
-            described |= texts
-            return clip
-    raise UsageError(f"no more different clips after {len(described) // 2:,}; expected a smaller number of dev clips")
+    return rows, archive.close()

@@ -7,20 +7,16 @@ dev picture shows at least one of them. Each colour and each shape alone is well
 from __future__ import annotations
 
 import io
-import json
 import math
 import random
-import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
+from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_split
 from openmplug.data.shapes_scene import COLOURS, SIZE, Scene, make_scene
 from openmplug.data.shapes_text import captions, questions, statements
-from openmplug.errors import UsageError
 
 TASKS = ("vqa", "caption", "retrieval", "boxes", "statements")
 _SMOOTH = 4  # shapes are drawn this many times larger and reduced: soft edges
@@ -102,52 +98,38 @@ def write_shapes(root: Path, train_images: int = 3000, dev_images: int = 500, se
     Raises:
         UsageError: If a number of pictures is not positive, or there are not so many different dev pictures.
     """
-    if train_images < 1 or dev_images < 1:
-        raise UsageError(f"train_images is {train_images} and dev_images {dev_images}; expected at least 1 each")
-    counts = {}
+    check_counts(train_images, dev_images, "images")
+    counts: dict[str, int] = {}
     for split, number in (("train", train_images), ("dev", dev_images)):
         rng = random.Random(f"shapes/{seed}/{split}")
-        rows, archive = _make_split(rng, number, unseen=split == "dev")
-        for task in TASKS:
-            folder = root / task
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{split}_images.zip").write_bytes(archive)
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[task]), encoding="utf-8")
-            counts[f"{task}/{split}"] = len(rows[task])
+        counts |= write_split(root, split, *_make_split(rng, number, unseen=split == "dev"), "images")
     return counts
 
 
-def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[dict[str, list[dict[str, Any]]], bytes]:
-    rows: dict[str, list[dict[str, Any]]] = {task: [] for task in TASKS}
+def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[Rows, bytes]:
+    rows: Rows = {task: [] for task in TASKS}
     asked: Counter[tuple[str, str]] = Counter()
-    described: set[str] = set()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for index in range(number):
-            scene = _new_scene(lambda: make_scene(rng, unseen), described) if unseen else make_scene(rng, unseen)
-            image, boxes = draw(scene)
-            name = f"{index:05d}.png"
-            png = io.BytesIO()
-            image.save(png, "PNG", compress_level=1)
-            archive.writestr(zipfile.ZipInfo(name), png.getvalue())  # ZipInfo's date is fixed: equal seeds, equal bytes
-            for question in questions(scene, rng, asked):
-                row = {"question_id": len(rows["vqa"]), "image": name, "question": question.text, "answer": question.answer}
-                rows["vqa"].append({**row, "kind": question.kind})
-            caption = {"image": name, "captions": captions(scene)}
-            rows["caption"].append(caption)
-            rows["retrieval"].append(caption)
-            for figure, box in zip(scene.figures, boxes, strict=True):
-                rows["boxes"].append({"image": name, "phrase": f"the {figure.name}", "box": box})
-            for text, label in statements(scene, rng):
-                rows["statements"].append({"image": name, "text": text, "label": label})
-    return rows, buffer.getvalue()
 
+    def make() -> Scene:
+        return make_scene(rng, unseen)
 
-def _new_scene(make: Callable[[], Scene], described: set[str]) -> Scene:
-    for _ in range(1000):
-        scene = make()
-        texts = set(captions(scene))
-        if not texts & described:
-            described |= texts
-            return scene
-    raise UsageError(f"no more different pictures after {len(described) // 2:,}; expected a smaller number of dev pictures")
+    new_scene = undescribed(make, captions, "images") if unseen else make
+    archive = Archive()
+    for index in range(number):
+        scene = new_scene()
+        image, boxes = draw(scene)
+        name = f"{index:05d}.png"
+        png = io.BytesIO()
+        image.save(png, "PNG", compress_level=1)
+        archive.add(name, png.getvalue())
+        for question in questions(scene, rng, asked):
+            row = {"question_id": len(rows["vqa"]), "image": name, "question": question.text, "answer": question.answer}
+            rows["vqa"].append({**row, "kind": question.kind})
+        caption = {"image": name, "captions": captions(scene)}
+        rows["caption"].append(caption)
+        rows["retrieval"].append(caption)
+        for figure, box in zip(scene.figures, boxes, strict=True):
+            rows["boxes"].append({"image": name, "phrase": f"the {figure.name}", "box": box})
+        for text, label in statements(scene, rng):
+            rows["statements"].append({"image": name, "text": text, "label": label})
+    return rows, archive.close()

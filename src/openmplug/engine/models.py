@@ -46,10 +46,11 @@ def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display, clips: b
     random.seed(config.seed)
     np.random.seed(config.seed % 2**32)
     task = build_task(config.task, config.model, tokenizer, config.settings, training=True, clips=clips)
-    if not config.init_from:
-        return task, None
     base, missing = _load_parts(task, config.init_from, tokenizer, display)
-    if missing:
+    # Beside a loaded tower new temporal modules begin as the identity, or they would spoil what it sees.
+    if config.start == "mimetic" and "vision" in missing:
+        task.model.start_mimetic(missing)
+    if config.init_from and missing:
         display.say(f"{', '.join(missing)}: new, no weights were given")
     twin = getattr(task, "twin", None)
     if twin is not None:

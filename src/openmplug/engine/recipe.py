@@ -81,6 +81,8 @@ class RunConfig(Settings):
         settings: The task's own settings.
         init_from: Folders of weights to start from (one, or several in order). Each module comes from the first folder that has it;
             modules that none has are new and listed.
+        start: How a vision tower begins that ``init_from`` gives no weights for: ``usual`` as CLIP begins, ``mimetic`` nearer to where
+            training leads (``models.mimetic``), for small data sets and short runs.
         lora: Adapters in the place of training the whole model.
         paper: The published number, for the reader; nothing is computed from it.
         seed: Of everything random in the run.
@@ -97,6 +99,7 @@ class RunConfig(Settings):
     run: LoopSettings = LoopSettings()
     settings: dict[str, Any] = Field(default_factory=dict)
     init_from: tuple[Path, ...] = ()
+    start: Literal["usual", "mimetic"] = "usual"
     lora: LoraSettings = LoraSettings()
     paper: dict[str, Any] | None = None
     seed: int = Field(0, ge=0)

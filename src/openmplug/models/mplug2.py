@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from openmplug.models.mimetic import start_temporal
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.network import Network
 from openmplug.models.text import TextEncoder
@@ -128,6 +129,12 @@ class MPLUG2(Network):
         if "universal" in modules:
             self.universal = UniversalLayers(layers=config.universal_layers, latents=config.latents, **block)
         self._build_fusion_and_heads()
+
+    def start_mimetic(self, modules: Collection[str]) -> None:
+        """Begin the vision parts among these modules nearer to where training leads than noise is; see ``models.mimetic``."""
+        super().start_mimetic(modules)
+        if "temporal" in modules:
+            start_temporal(self.temporal)
 
     @classmethod
     def selection(cls, modules: Sequence[str], clips: bool = False) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, LanguageHead, TextDecoder
 from openmplug.models.fusion import Fused, SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
+from openmplug.models.mimetic import start_tower
 from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.vision import VisionProjection, VisionTransformer
 
@@ -75,6 +76,11 @@ class Network(nn.Module, ABC):
         if "language" in modules:
             self.language = LanguageHead(config.width, config.vocab_size)
             init_bert(self.language, config.width)
+
+    def start_mimetic(self, modules: Collection[str]) -> None:
+        """Begin the vision part among these modules nearer to where training leads than noise is; see ``models.mimetic``."""
+        if "vision" in modules:
+            start_tower(self.vision)
 
     @classmethod
     @abstractmethod

@@ -1,0 +1,57 @@
+"""The mimetic start: what is alike attends to each other, near places look alike, frames reach each other; loaded weights win."""
+
+import pytest
+import torch
+
+from openmplug.models.mimetic import grid_positions, start_temporal, start_tower
+from openmplug.models.video import TemporalModules, encode_clips
+from openmplug.models.vision import VisionTransformer
+
+
+@pytest.fixture
+def tower():
+    torch.manual_seed(0)
+    tower = VisionTransformer(32, 8, 64, 2, 4, 0.0)
+    start_tower(tower)
+    return tower
+
+
+def test_each_head_compares_by_likeness_and_all_take_away_what_they_read(tower):
+    for layer in tower.layers:
+        query, key, value = layer.attention.qkv.weight.detach().view(3, 4, 16, 64)
+        for head in range(4):
+            assert torch.trace(query[head].T @ key[head]) > 10  # of noise alone: 0 give or take 2
+        moved = layer.attention.output.weight.detach() @ value.reshape(64, 64)
+        assert moved.diagonal().mean() == pytest.approx(-0.4, abs=0.05)
+        assert (moved - torch.diag(moved.diagonal())).mean().abs() < 0.02
+
+
+def test_near_places_look_alike():
+    table = grid_positions(6, 64).view(6, 6, 64)
+    place = table[2, 2]
+    distances = [(table[2, 2 + step] - place).norm() for step in (0, 1, 2)]
+    assert distances[0] == 0 and distances[1] < distances[2]
+    assert len(table.flatten(0, 1).unique(dim=0)) == 36
+    torch.testing.assert_close(table[0, 1], torch.cat([table[1, 0][32:], table[1, 0][:32]]))  # columns first, then rows
+
+
+def test_a_width_that_four_does_not_divide_is_filled_with_zeros():
+    assert grid_positions(3, 10).shape == (9, 10)
+    assert grid_positions(3, 10)[:, 8:].abs().max() == 0
+
+
+@pytest.mark.parametrize("stride", [0, 2])
+def test_the_order_of_frames_matters_from_the_first_step_on(tower, stride):
+    clips = torch.randn(2, 4, 3, 32, 32)
+    temporal = TemporalModules(64, 2, 8, stride)
+    kept = 4 if not stride else 2
+
+    def mean(order):
+        return encode_clips(tower, temporal, clips[:, order])[:, 1:].unflatten(1, (kept, -1)).mean(1)
+
+    forward, backward = [0, 1, 2, 3], [3, 2, 1, 0]
+    if not stride:
+        torch.testing.assert_close(mean(forward), mean(backward))  # identity at first: frames pass apart from each other
+    start_temporal(temporal)
+    assert (mean(forward) - mean(backward)).abs().max() > 0.05
+    assert all(gradient.abs().max() > 0 for gradient in torch.autograd.grad(mean(forward).square().sum(), [*temporal.parameters()]))
