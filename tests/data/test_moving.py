@@ -53,12 +53,21 @@ def test_equal_seeds_give_equal_bytes(root: Path, tmp_path: Path) -> None:
 def test_the_reader_reads_it(root: Path, task: str) -> None:
     for split, number in (("train", TRAIN), ("dev", DEV)):
         result = read_split(DataSettings(root=root / task), split)
-        assert {sample.image for sample in result.samples} == set(result.images.names()) and len(result.images.names()) == number
+        alone = {row["video"] for row in rows(root, "caption", split) if row["captions"][0].count(" moves ") == 1}
+        shown = alone if task == "direction" else set(result.images.names())
+        assert {sample.image for sample in result.samples} == shown and len(result.images.names()) == number
         assert all(sample.clip and sample.targets for sample in result.samples)
     told = read_split(DataSettings(root=root / "words", columns={"image": None}), "dev").samples
     assert len(told) == len(rows(root, "vqa", "dev")) and all(sample.image is None and sample.targets for sample in told)
     words = Tokenizer.from_vocab_file(root / "vocab.txt")
     assert words.unk_id not in words.encode(" ".join(text for row in rows(root, "caption", "dev") for text in row["captions"]))
+
+
+def test_a_direction_is_what_the_caption_says(root: Path) -> None:
+    told = {row["video"]: row["captions"][0] for row in rows(root, "caption", "train")}
+    labels = [(row["label"], told[row["video"]]) for row in rows(root, "direction", "train")]
+    assert {label for label, _ in labels} == set(DIRECTIONS)
+    assert all(caption.endswith(f"moves {label}") for label, caption in labels)
 
 
 def test_a_gif_keeps_every_pixel_and_every_frame() -> None:

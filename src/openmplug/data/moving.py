@@ -26,7 +26,7 @@ from openmplug.data.shapes import paint
 from openmplug.data.shapes_scene import SIZE
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 
-TASKS = ("vqa", "motion", "caption", "retrieval")
+TASKS = ("vqa", "motion", "caption", "retrieval", "direction")
 FRAME_MILLISECONDS = 100
 
 # ------------------------------------------------------------------------------------------------------------------ drawing
@@ -74,7 +74,8 @@ def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed
     """Write the data set, one folder per task, in the layout of one's own data.
 
     ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``motion`` (those of
-    its questions that are about motion), ``caption`` and ``retrieval`` (video, captions), splits ``train`` and ``dev``;
+    its questions that are about motion), ``caption`` and ``retrieval`` (video, captions) and ``direction`` (video, label: which way it
+    goes, for the clips of one thing), splits ``train`` and ``dev``;
     ``words/{split}.jsonl``, the questions behind a caption in the place of the clip; and ``vocab.txt``, the words of all training texts,
     for models that start from each other. The clips of a split are the same in every folder. No two dev clips have the same captions.
 
@@ -132,5 +133,7 @@ def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[Rows, by
         caption = {"video": name, "captions": captions(clip)}
         rows["caption"].append(caption)
         rows["retrieval"].append(caption)
+        if len(clip.movers) == 1:
+            rows["direction"].append({"video": name, "label": clip.movers[0].direction})
     rows["motion"] = [row for row in rows["vqa"] if row["kind"] in MOTION_KINDS]
     return rows, archive.close()
