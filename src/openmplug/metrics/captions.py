@@ -10,24 +10,18 @@ Shapes: N items, S sentences (hypotheses first, then all references), G differen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
+from openmplug.metrics.ngrams import Corpus, DocumentFrequencies, Floats, look_up
 from openmplug.metrics.ptb import ptb_tokenise
 
 __all__ = ["bleu", "caption_scores", "cider", "ptb_tokenise", "rouge_l"]
 
-_LONGEST_NGRAM = 4
 _ROUGE_BETA = 1.2
 _CIDER_SIGMA = 6.0
 # Keep the fractions of the official BLEU finite; they show in a corpus without a single 4-gram match (1e-4 instead of 0).
 _TINY, _SMALL = 1e-15, 1e-9
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenise: bool = True) -> dict[str, float]:
@@ -49,7 +43,7 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
     if tokenise:
         hypotheses = [ptb_tokenise(text) for text in hypotheses]
         references = [[ptb_tokenise(text) for text in several] for several in references]
-    corpus = _Corpus(hypotheses, references)
+    corpus = Corpus(hypotheses, references)
     scores = {f"bleu_{order}": value for order, value in enumerate(_bleu(corpus), start=1)}
     return scores | {"rouge_l": rouge_l(hypotheses, references)[0], "cider": float(_cider(corpus).mean())}
 
@@ -65,17 +59,21 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list
         ValueError: As :func:`caption_scores`.
     """
     _check(hypotheses, references)
-    return _bleu(_Corpus(hypotheses, references))
+    return _bleu(Corpus(hypotheses, references))
 
 
-def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Floats]:
+def cider(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], frequencies: DocumentFrequencies | None = None
+) -> tuple[float, Floats]:
     """Return the CIDEr of the official COCO scorer, which is CIDEr-D: the mean, and each item's score.
 
-    Scores depend on the whole set: a single item scores 0, since all its words occur in every item.
+    Scores depend on the whole set: a single item scores 0, since all its words occur in every item. With the frequencies of another
+    set they do not: so a few captions can be rewarded during training.
 
     Args:
         hypotheses: One caption per item, tokens separated by white space.
         references: For each item its references, likewise.
+        frequencies: How many items of a training set say each n-gram; None counts these references.
 
     Returns:
         Mean and scores (N,), 0 to 10.
@@ -86,7 +84,7 @@ def cider(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tup
     Source: Vedantam et al., CIDEr (CVPR 2015); sigma 6, no stemming, the length in the penalty counted in bigrams as there.
     """
     _check(hypotheses, references)
-    scores = _cider(_Corpus(hypotheses, references))
+    scores = _cider(Corpus(hypotheses, references), frequencies)
     return float(scores.mean()), scores
 
 
@@ -142,66 +140,7 @@ def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> No
             raise ValueError(f"item {item} has references {several!r}; expected a list of at least one text")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ngrams:
-    """How often each n-gram of one order occurs in each sentence: parallel arrays, ordered by sentence, then n-gram."""
-
-    sentence: Ints
-    gram: Ints
-    count: Ints
-    kinds: int  # different n-grams, G
-
-    def of(self, chosen: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
-        """Return sentence, gram and count of some entries."""
-        return self.sentence[chosen], self.gram[chosen], self.count[chosen]
-
-
-class _Corpus:
-    """Hypotheses and references as counted n-grams.
-
-    Attributes:
-        size: N.
-        item: To which item each sentence belongs, (S,).
-        lengths: Words of each sentence, (S,).
-        orders: n-grams of length 1 to 4.
-    """
-
-    def __init__(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        sentences = [text.split() for text in chain(hypotheses, chain.from_iterable(references))]
-        self.size = len(hypotheses)
-        owners = np.repeat(np.arange(self.size), [len(several) for several in references])
-        self.item = np.concatenate([np.arange(self.size), owners])
-        self.lengths = np.array([len(words) for words in sentences], dtype=np.int64)
-        self.orders = list(self._count(sentences))
-
-    def _count(self, sentences: list[list[str]]) -> list[_Ngrams]:
-        numbers: dict[str, int] = {}
-        words = np.array([numbers.setdefault(word, len(numbers)) for sentence in sentences for word in sentence], dtype=np.int64)
-        sentence = np.repeat(np.arange(len(sentences)), self.lengths)
-        ends = np.repeat(np.cumsum(self.lengths), self.lengths)
-        start = np.arange(len(words))
-        gram, orders = words, []
-        for order in range(1, _LONGEST_NGRAM + 1):
-            if order > 1:
-                # An n-gram is the (n-1)-gram that starts at the same place and one more word; renumbered, so that keys stay small.
-                fits = start + order <= ends[start]
-                start, gram = start[fits], gram[fits]
-                gram = np.unique(gram * max(len(numbers), 1) + words[start + order - 1], return_inverse=True)[1]
-            kinds = int(gram.max()) + 1 if len(gram) else 1
-            keys, counts = np.unique(sentence[start] * kinds + gram, return_counts=True)
-            orders.append(_Ngrams(keys // kinds, keys % kinds, counts, kinds))
-        return orders
-
-
-def _look_up(keys: Ints, values: NDArray[np.generic], wanted: Ints) -> NDArray[np.generic]:
-    """Return the value at each wanted key, 0 where there is none; ``keys`` ascend."""
-    if not len(keys):
-        return np.zeros(len(wanted), dtype=values.dtype)
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, values[places], np.zeros((), dtype=values.dtype))
-
-
-def _bleu(corpus: _Corpus) -> list[float]:
+def _bleu(corpus: Corpus) -> list[float]:
     hypothesis_lengths = corpus.lengths[: corpus.size]
     distance = np.abs(corpus.lengths - hypothesis_lengths[corpus.item])[corpus.size :]
     # The closest reference, of equally close ones the shorter: sorted, so the first entry of each item.
@@ -218,14 +157,15 @@ def _bleu(corpus: _Corpus) -> list[float]:
         keys, inverse = np.unique(corpus.item[theirs] * grams.kinds + their_gram, return_inverse=True)
         most = np.zeros(len(keys), dtype=np.int64)
         np.maximum.at(most, inverse, their_count)
-        correct = int(np.minimum(count, _look_up(keys, most, ours * grams.kinds + gram)).sum())
+        correct = int(np.minimum(count, look_up(keys, most, ours * grams.kinds + gram)).sum())
         guesses = int(np.maximum(hypothesis_lengths - length + 1, 0).sum())
         product *= (correct + _TINY) / (guesses + _SMALL)
         scores.append(product ** (1 / length) * brevity)
     return scores
 
 
-def _cider(corpus: _Corpus) -> Floats:
+def _cider(corpus: Corpus, frequencies: DocumentFrequencies | None = None) -> Floats:
+    documents = corpus.size if frequencies is None else frequencies.documents
     of_references = slice(corpus.size, None)
     item = corpus.item[of_references]
     # As the official code counts it, a sentence's length is its number of bigrams.
@@ -233,17 +173,16 @@ def _cider(corpus: _Corpus) -> Floats:
     penalty = np.exp(-((length[item] - length[of_references]) ** 2) / (2 * _CIDER_SIGMA**2))
 
     similarity = np.zeros(len(item))
-    for grams in corpus.orders:
+    for order, grams in enumerate(corpus.orders):
         from_reference = grams.sentence >= corpus.size
-        seen = np.unique(corpus.item[grams.sentence[from_reference]] * grams.kinds + grams.gram[from_reference])
-        frequency = np.bincount(seen % grams.kinds, minlength=grams.kinds)  # items whose references hold the n-gram, (G,)
-        weight = grams.count * (np.log(corpus.size) - np.log(np.maximum(frequency, 1)))[grams.gram]
+        frequency = corpus.frequency(grams) if frequencies is None else frequencies.of(order, grams.keys)  # (G,)
+        weight = grams.count * (np.log(documents) - np.log(np.maximum(frequency, 1)))[grams.gram]
         norm = np.sqrt(np.bincount(grams.sentence, weights=weight**2, minlength=len(corpus.item)))  # (S,)
 
         hypothesis_keys = (grams.sentence * grams.kinds + grams.gram)[~from_reference]
         reference, gram, _ = grams.of(from_reference)
         theirs = weight[from_reference]
-        ours = _look_up(hypothesis_keys, weight[~from_reference], corpus.item[reference] * grams.kinds + gram)
+        ours = look_up(hypothesis_keys, weight[~from_reference], corpus.item[reference] * grams.kinds + gram)
         dot = np.bincount(reference - corpus.size, weights=np.minimum(ours, theirs) * theirs, minlength=len(item))
         norms = norm[item] * norm[of_references]
         similarity += np.divide(dot, norms, out=np.zeros(len(item)), where=norms > 0)

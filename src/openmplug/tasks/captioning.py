@@ -19,6 +19,7 @@ from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.self_critical import CiderReward, self_critical_loss
 
 
 class CaptionSettings(Settings):
@@ -35,6 +36,8 @@ class CaptionSettings(Settings):
         max_text_length: Tokens of a training caption, [CLS] and [SEP] included; a cut caption loses its [SEP].
         captions_per_example: Captions of one picture that are learned together. The original takes 1. With 5, a picture is decoded,
             augmented and encoded once for five captions, so an epoch costs a third to a fifth; the batch counts pictures.
+        self_critical: Learn from the CIDEr of what the model itself writes, ``num_beams`` captions of each picture, in the place of the
+            given words; for a model that has learned those (``tasks.self_critical``).
     """
 
     prompt: str = ""
@@ -44,9 +47,12 @@ class CaptionSettings(Settings):
     max_length: int = Field(default=25, ge=1)
     max_text_length: int = Field(default=25, ge=3)
     captions_per_example: int = Field(default=1, ge=1)
+    self_critical: bool = False
 
     @model_validator(mode="after")
     def _lengths(self) -> CaptionSettings:
+        if self.self_critical and self.num_beams < 2:
+            raise ValueError("self_critical compares captions of a picture with each other; num_beams must be 2 or more")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}; lower min_length")
         return self
@@ -90,6 +96,7 @@ class CaptioningTask(Task):
 
     def __init__(self, model: Network, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
+        self._reward: CiderReward | None = None
         self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
         check_generation(model.config, settings.num_beams, settings.max_length, max(len(self.prompt_ids) - 1, 1))
         if len(self.prompt_ids) - 1 >= settings.max_text_length:
@@ -99,8 +106,12 @@ class CaptioningTask(Task):
             )
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Make one example of every ``captions_per_example`` captions of a picture."""
+        """Make one example of every ``captions_per_example`` captions of a picture; of all where the model's own are rewarded."""
         step = self.settings.captions_per_example
+        if self.settings.self_critical:
+            described = [sample for sample in samples if sample.references]
+            self._reward = CiderReward(described) if described else None
+            return described
         return [
             replace(sample, targets=sample.targets[first : first + step])
             for sample in samples
@@ -114,8 +125,18 @@ class CaptioningTask(Task):
         return CaptionCollator(self.tokenizer, self.settings.prompt, limit, training)
 
     def forward(self, batch: Batch) -> Losses:
-        """Compute the mean cross-entropy over all caption tokens of the batch."""
+        """Compute the mean cross-entropy over all caption tokens of the batch, or the self-critical loss."""
         assert batch.images is not None and batch.targets is not None
+        if self._reward is not None:
+            return self_critical_loss(
+                self.model.decoder,
+                self.model.caption_memory(batch.images),
+                self.tokenizer,
+                self._reward,
+                batch.samples,
+                prompt=self._prompt,
+                **self._search,
+            )
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
         memory = memory_of_rows(self.model.caption_memory(batch.images), batch.targets_per_item)
         losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
@@ -129,15 +150,22 @@ class CaptioningTask(Task):
             self.model.decoder,
             self.model.caption_memory(batch.images),
             self.tokenizer,
-            num_beams=self.settings.num_beams,
-            min_length=self.settings.min_length,
-            max_length=self.settings.max_length,
-            prompt=self.prompt_ids[:-1] if self.settings.generate_from == "prompt" else [],
+            prompt=self._prompt,
+            **self._search,
         )
         return [
             Prediction(sample.id, self._behind_prompt(text), best.score, sample.references, {"image": sample.image, **sample.extra})
             for sample, (text, best) in zip(batch.samples, captions, strict=True)
         ]
+
+    @property
+    def _prompt(self) -> list[int]:
+        return self.prompt_ids[:-1] if self.settings.generate_from == "prompt" else []
+
+    @property
+    def _search(self) -> dict[str, int]:
+        settings = self.settings
+        return {"num_beams": settings.num_beams, "min_length": settings.min_length, "max_length": settings.max_length}
 
     def _behind_prompt(self, text: str) -> str:
         if self.settings.generate_from == "prompt" or not self.settings.prompt:
