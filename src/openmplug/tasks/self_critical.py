@@ -1,8 +1,8 @@
 """Self-critical training of captions: write several, score them as the metric does, and make the better ones more probable.
 
 Source: ``caption_mplug_scst.py`` of the released mPLUG, after arXiv:1612.00563. The reward of a caption is its CIDEr, the baseline the mean
-over all captions written for the same picture. Document frequencies are those of the training captions, counted once; the original
-counts those of each batch.
+over all captions written for the same picture. Document frequencies are those of the training captions, counted once, so that a reward does
+not depend on what else is in the batch.
 """
 
 from __future__ import annotations
