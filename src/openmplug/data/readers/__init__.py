@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from openmplug.data.readers.actions import read_action_list, read_kinetics, read_ssv2
 from openmplug.data.readers.captions import read_coco_captions, read_karpathy
-from openmplug.data.readers.labels import read_class_folders
+from openmplug.data.readers.labels import read_class_folders, read_snli_ve
 from openmplug.data.readers.own import read_daquar, read_own
+from openmplug.data.readers.question_sets import read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
 from openmplug.data.readers.split import Reader, Split
@@ -23,6 +24,11 @@ READERS: dict[str, Reader] = {
     "daquar": read_daquar,
     "vqa_v2": read_vqa_v2,
     "mplug_vqa": read_mplug_vqa,
+    "gqa": read_gqa,
+    "okvqa": read_okvqa,
+    "textvqa": read_textvqa,
+    "vizwiz": read_vizwiz,
+    "visual_genome": read_visual_genome,
     "coco_captions": read_coco_captions,
     "karpathy": read_karpathy,
     "mplug_retrieval": read_mplug_retrieval,
@@ -42,6 +48,7 @@ READERS: dict[str, Reader] = {
     "action_list": read_action_list,
     "ssv2": read_ssv2,
     "class_folders": read_class_folders,
+    "snli_ve": read_snli_ve,
     "glue": read_glue,
     "line_pairs": read_line_pairs,
     "lines": read_lines,

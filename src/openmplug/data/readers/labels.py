@@ -1,4 +1,4 @@
-"""Pictures in a folder for each class, as ImageNet has them; the folder or its archive is the annotation."""
+"""Labels of pictures: a folder for each class, as ImageNet has them, and what follows from a picture, as SNLI-VE has it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from openmplug.batch import Sample
 from openmplug.data.images import PICTURE_SUFFIXES, ImageSource, open_images
-from openmplug.data.readers.files import read_text
-from openmplug.data.readers.split import Split
+from openmplug.data.readers.files import find_file, need, read_rows, read_text
+from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
 CLASS_NAMES = ("classes.txt", "LOC_synset_mapping.txt", "synset_words.txt")
@@ -70,3 +70,34 @@ def _class_names(root: Path) -> dict[str, str]:
     # ImageNet calls two classes each "crane" and "maillot": there the folder tells which.
     seen = list(names.values())
     return {folder: name if seen.count(name) == 1 else f"{name} ({folder})" for folder, name in names.items()}
+
+
+def read_snli_ve(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
+    """Read SNLI-VE as its authors give it: does a sentence follow from a picture?
+
+    Args:
+        root: Folder with ``snli_ve_{split}.jsonl`` and Flickr30k's pictures in ``flickr30k-images/``, ``flickr30k_images/`` or
+            ``images/``, or an archive of one of these.
+        split: ``train``, ``dev`` or ``test``.
+        columns: Not used; the format is fixed.
+
+    Returns:
+        One sample per pair: ``text`` the hypothesis, ``targets`` the label on which most annotators agree; the caption that the premise
+        was (``sentence1``) is left out, as the task is about the picture. Pairs without such a label (``-``) are left out.
+
+    Raises:
+        DataError: If the file is missing or not in this format.
+    """
+    path = find_file(root, (f"snli_ve_{split}.jsonl",), f"SNLI-VE pairs of split '{split}'")
+    number = Numbering()
+    samples = []
+    for where, row in read_rows(path):
+        label = need(row, "gold_label", where)
+        if label == "-":
+            continue
+        picture = row.get("Flickr30K_ID") or need(row, "Flickr30kID", where)
+        name, pair = f"{picture}".removesuffix(".jpg") + ".jpg", str(need(row, "pairID", where))
+        samples.append(Sample(pair, name, need(row, "sentence2", where), (label,), (1.0,), (label,), number(name), {"pairID": pair}))
+    folders = ("flickr30k-images", "flickr30k_images")
+    place = next((name for name in folders for suffix in ("", ".tar", ".zip") if (root / f"{name}{suffix}").exists()), None)
+    return Split(split, samples, open_images(root, split, folder=place))

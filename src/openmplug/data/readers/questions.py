@@ -32,13 +32,31 @@ def read_vqa_v2(root: Path, split: str, columns: Mapping[str, str | None]) -> Sp
     Raises:
         DataError: If a file is missing or not in this format, or a question has no annotation.
     """
+    return read_visualqa(root, split, "VQA v2", "v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json")
+
+
+def read_visualqa(root: Path, split: str, benchmark: str, questions: str, annotations: str) -> Split:
+    """Read a benchmark about COCO's pictures in the layout of visualqa.org.
+
+    Args:
+        root: Holds both files and the pictures.
+        split: With or without its year.
+        benchmark: Its name, for messages.
+        questions: Name of the questions' file, with ``{}`` in the place of the split.
+        annotations: Name of the annotations' file, likewise.
+
+    Raises:
+        DataError: If a file is missing or not in this format, or a question has no annotation.
+    """
     subset = _VQA_SPLITS.get(split, split)
-    questions = find_file(root, (f"v2_OpenEnded_mscoco_{subset}_questions.json",), f"VQA v2 questions of split '{split}'")
-    answers = {} if subset.startswith("test") else _vqa_answers(root, split, subset)
+    path = find_file(root, (questions.format(subset),), f"{benchmark} questions of split '{split}'")
+    answers: dict[Any, tuple[dict[str, Any], list[str]]] = {}
+    if not subset.startswith("test"):
+        answers = _vqa_answers(find_file(root, (annotations.format(subset),), f"{benchmark} annotations of split '{split}'"))
     picture_set = subset.replace("-dev", "")  # test-dev's questions are about pictures of test2015
     number = Numbering()
     samples = []
-    for where, record in read_records(questions, "questions"):
+    for where, record in read_records(path, "questions"):
         identifier, image_id = need(record, "question_id", where), need(record, "image_id", where)
         if answers and identifier not in answers:
             raise DataError(f"{where}: question {identifier} has no annotation; the questions and annotations files must belong together")
@@ -50,8 +68,7 @@ def read_vqa_v2(root: Path, split: str, columns: Mapping[str, str | None]) -> Sp
     return Split(split, samples, open_images(root, split, folder=picture_set))
 
 
-def _vqa_answers(root: Path, split: str, subset: str) -> dict[Any, tuple[dict[str, Any], list[str]]]:
-    path = find_file(root, (f"v2_mscoco_{subset}_annotations.json",), f"VQA v2 annotations of split '{split}'")
+def _vqa_answers(path: Path) -> dict[Any, tuple[dict[str, Any], list[str]]]:
     answers: dict[Any, tuple[dict[str, Any], list[str]]] = {}
     for where, record in read_records(path, "annotations"):
         given = [str(need(each, "answer", where)) for each in need(record, "answers", where)]
