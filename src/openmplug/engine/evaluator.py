@@ -102,13 +102,16 @@ def prediction_record(prediction: Prediction) -> dict[str, Any]:
     return {**prediction.extra, **fixed} if fixed.keys() & prediction.extra.keys() else {**fixed, **prediction.extra}
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_evaluation(
+    folder: Path, evaluation: Evaluation, facts: Mapping[str, Any], handed_in: tuple[str, str] | None = None
+) -> dict[str, Any]:
     """Write ``predictions.jsonl``, ``metrics.json`` and, if inputs failed, ``failures.jsonl``; each whole or not at all.
 
     Args:
         folder: Where to; made if needed.
         evaluation: What was found.
         facts: Split, task, settings, scorer, model hash, versions: what makes the numbers mean something.
+        handed_in: Name and content of one more file, in the form that the benchmark's server takes.
 
     Returns:
         The content of ``metrics.json``.
@@ -122,8 +125,11 @@ def write_evaluation(folder: Path, evaluation: Evaluation, facts: Mapping[str, A
     if evaluation.failures:
         failed = [json.dumps(asdict(failure), ensure_ascii=False) for failure in evaluation.failures]
         write_atomic(folder / FAILURES, "\n".join(failed) + "\n")
+    if handed_in is not None:
+        write_atomic(folder / handed_in[0], handed_in[1])
     result = {
         **facts,
+        **({"submission": handed_in[0]} if handed_in is not None else {}),
         "count": len(evaluation.predictions),
         "metrics": evaluation.metrics,
         "failures": len(evaluation.failures),

@@ -27,6 +27,7 @@ from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.recompute import recompute_layers
+from openmplug.engine.submissions import submission
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError
@@ -274,7 +275,7 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
 
 
 def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
-    """Measure a trained model on a split and write ``predictions.jsonl`` and ``metrics.json``.
+    """Measure a trained model on a split and write ``predictions.jsonl``, ``metrics.json`` and the benchmark's own form of the former.
 
     Architecture, vocabulary, picture and video settings are the model's; the recipe gives the data, and task settings that replace the
     model's. Video settings that the recipe states replace the model's too: a model may be asked about more frames than it was trained on.
@@ -332,4 +333,5 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             "openmplug": openmplug.__version__,
             "torch": torch.__version__,
         },
+        submission(config.data.reader, config.data.evaluate, evaluation.predictions),
     )
