@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from openmplug.checkpoints.store import model_hash, read_config
+from openmplug.data.clips import VideoSettings
 from openmplug.engine.catalog import list_recipes
 from openmplug.engine.models import find_model
 from openmplug.engine.recipe import RunConfig, load_recipe
@@ -103,7 +104,13 @@ def recipe(name: str, root: Path, *changes: str) -> RunConfig:
 
 
 # Recipes about clips have their own fixtures (test_video_recipes.py).
-GLUE = [name for name in list_recipes() if name.startswith("classification/") and load_recipe(name).data.reader in ("glue", "jsonl")]
+GLUE = [
+    name
+    for name in list_recipes()
+    if name.startswith("classification/")
+    and load_recipe(name).data.reader in ("glue", "jsonl")
+    and load_recipe(name).video == VideoSettings()
+]
 
 
 @pytest.mark.parametrize("name", [*GLUE, *OTHERS])

@@ -37,6 +37,9 @@ PUBLISHED = {
     "vqa/vqav2_mplug_large": 81.27,
     "caption/coco_mplug_base": 137.5,
     "caption/coco_mplug_large": 141.0,
+    "caption/coco_scst_mplug_base": 150.4,
+    "caption/coco_scst_mplug_large": 155.1,
+    "classification/snli_ve_mplug_large": 89.45,
     "retrieval/coco_mplug_large": 82.8,
     "retrieval/flickr30k_mplug_large": 97.6,
 }

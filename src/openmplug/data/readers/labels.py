@@ -95,7 +95,7 @@ def read_snli_ve(root: Path, split: str, columns: Mapping[str, str | None]) -> S
         label = need(row, "gold_label", where)
         if label == "-":
             continue
-        picture = row.get("Flickr30K_ID") or need(row, "Flickr30kID", where)
+        picture = need(row, "Flickr30kID" if row.get("Flickr30K_ID") is None else "Flickr30K_ID", where)
         name, pair = f"{picture}".removesuffix(".jpg") + ".jpg", str(need(row, "pairID", where))
         samples.append(Sample(pair, name, need(row, "sentence2", where), (label,), (1.0,), (label,), number(name), {"pairID": pair}))
     folders = ("flickr30k-images", "flickr30k_images")

@@ -1,0 +1,120 @@
+"""The recipes of question benchmarks, visual entailment and self-critical captions run: two steps on ten made-up records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from openmplug.engine.recipe import load_recipe
+from openmplug.engine.run import evaluate, train
+
+TINY = (
+    "model.name=mplug-tiny model.image_size=32 model.width=32 model.vision_width=32 model.vision_layers=1 model.heads=2 "
+    "model.vision_heads=2 model.intermediate=64 model.decoder_layers=1 tokenizer.min_count=1 data.workers=0 optim.batch_size_per_device=5 "
+    "optim.accumulation=1 optim.epochs=1 optim.warmup_steps=1 run.max_steps=2 run.curves=false run.evaluate_batch_size=5 "
+    "run.precision=fp32 run.device=cpu run.validate_every=0"
+).split()
+WORDS = ["red", "green", "blue", "a cup", "two", "three", "yes", "no", "left", "right"]
+
+
+def pictures(folder: Path, pattern: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(10):
+        Image.new("RGB", (40, 36), (25 * number, 100, 50)).save(folder / pattern.format(number))
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def gqa(root: Path) -> None:
+    pictures(root / "images", "{}.jpg")
+    for split in ("train_balanced", "testdev_balanced"):
+        kinds = {"structural": "query", "semantic": "attr", "detailed": "x"}
+        records = {f"q{n}": {"question": f"what is {n}?", "imageId": n, "answer": word, "types": kinds} for n, word in enumerate(WORDS)}
+        write(root / f"{split}_questions.json", records)
+
+
+def okvqa(root: Path) -> None:
+    for split in ("train2014", "val2014"):
+        pictures(root / split, f"COCO_{split}_{{:012d}}.jpg")
+        questions = [{"question_id": 100 + n, "image_id": n, "question": f"what is {n}?"} for n in range(10)]
+        answers = [{"question_id": 100 + n, "answers": [{"answer": word}] * 10} for n, word in enumerate(WORDS)]
+        write(root / f"OpenEnded_mscoco_{split}_questions.json", {"questions": questions})
+        write(root / f"mscoco_{split}_annotations.json", {"annotations": answers})
+
+
+def textvqa(root: Path) -> None:
+    pictures(root / "train_images", "p{}.jpg")
+    records = [{"question_id": n, "image_id": f"p{n}", "question": "what brand?", "answers": [word] * 10} for n, word in enumerate(WORDS)]
+    for split in ("train", "val"):
+        write(root / f"TextVQA_0.5.1_{split}.json", {"data": records})
+
+
+def vizwiz(root: Path) -> None:
+    for split in ("train", "val"):
+        pictures(root / split, f"VizWiz_{split}_{{:08d}}.jpg")
+        answers = [[{"answer": word, "answer_confidence": "yes"}] * 10 for word in WORDS]
+        rows = [{"image": f"VizWiz_{split}_{n:08d}.jpg", "question": "what is this?", "answers": answers[n]} for n in range(10)]
+        write(root / "Annotations" / f"{split}.json", [{**row, "answer_type": "other", "answerable": 1} for row in rows])
+
+
+def snli_ve(root: Path) -> None:
+    pictures(root / "flickr30k-images", "{}.jpg")
+    labels = ["entailment", "neutral", "contradiction"]
+    for split in ("train", "dev"):
+        rows = [
+            {"Flickr30K_ID": n, "pairID": f"{n}r", "sentence2": f"a {word}", "gold_label": labels[n % 3]} for n, word in enumerate(WORDS)
+        ]
+        (root / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def karpathy(root: Path) -> None:
+    images = []
+    for split in ("train", "test"):
+        pictures(root / split, "{}.jpg")
+        for number, word in enumerate(WORDS):
+            sentences = [{"raw": f"a {word} thing"}, {"raw": f"it is {word}"}]
+            images.append({"filename": f"{number}.jpg", "filepath": split, "cocoid": len(images), "split": split, "sentences": sentences})
+    write(root / "dataset_coco.json", {"images": images})
+
+
+def own(root: Path) -> None:
+    for split in ("train", "dev"):
+        pictures(root / f"{split}_images", "{}.jpg")
+        rows = [{"image": f"{n}.jpg", "captions": [f"a {word} thing", f"it is {word}"]} for n, word in enumerate(WORDS)]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+SELF_CRITICAL = ["settings.num_beams=2", "settings.min_length=1", "settings.max_length=4"]
+CASES = {
+    "vqa/gqa_mplug_large": (gqa, ["settings.num_beams=2"], {"questionId", "prediction"}),
+    "vqa/okvqa_mplug_large": (okvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
+    "vqa/textvqa_mplug_large": (textvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
+    "vqa/vizwiz_mplug_large": (vizwiz, ["settings.num_beams=2"], {"image", "answer"}),
+    "classification/snli_ve_mplug_large": (snli_ve, [], None),
+    "caption/coco_scst_mplug_base": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
+    "caption/coco_scst_mplug_large": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
+    "caption/flickr8k_scst_mplug_small": (own, SELF_CRITICAL, None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_steps_an_evaluation_and_what_is_handed_in(name: str, tmp_path: Path) -> None:
+    fixture, changes, fields = CASES[name]
+    fixture(tmp_path)
+    config = load_recipe(name, [*TINY, *changes, f"data.root={tmp_path}"])
+    result = train(config, tmp_path / "run", quiet=True)
+    assert result["step"] == 2
+    found = evaluate(config, tmp_path / "run", tmp_path / "evaluation", quiet=True)
+    assert found["count"] == 10 and result["metric"] in found["metrics"]
+    if fields is None:
+        assert "submission" not in found
+    else:
+        rows = json.loads((tmp_path / "evaluation" / found["submission"]).read_text())
+        assert rows and all(row.keys() == fields for row in rows)
