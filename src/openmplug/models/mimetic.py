@@ -24,8 +24,8 @@ VALUE_OUTPUT = 0.4, -0.4
 @torch.no_grad()
 def start_tower(tower: VisionTransformer) -> None:
     """Set positions and attention of an image tower; draws from torch's generator."""
-    width, (rows, _) = len(tower.class_token), (round((len(tower.positions) - 1) ** 0.5),) * 2
-    tower.positions[1:] = POSITION_SCALE * grid_positions(rows, width)
+    side = tower.image_size // tower.patches.patch_size
+    tower.positions[1:] = POSITION_SCALE * grid_positions(side, len(tower.class_token))
     for layer in tower.layers:
         assert isinstance(layer, PreNormBlock)
         _start_attention(layer.attention.qkv, layer.attention.output, layer.attention.heads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -159,7 +159,7 @@ def read_visual_genome(root: Path, split: str, columns: Mapping[str, str | None]
     number = Numbering()
     samples = []
     for where, record in read_records(path):
-        for pair in _pairs(record, where):
+        for pair in need(record, "qas", where):
             picture = str(pair.get("image_id", record.get("id", record.get("image_id"))))
             name, key = places.get(picture, f"{picture}.jpg"), str(need(pair, "qa_id", where))
             answer = str(need(pair, "answer", where)).strip().rstrip(".").lower()
@@ -170,11 +170,5 @@ def read_visual_genome(root: Path, split: str, columns: Mapping[str, str | None]
     return Split(split, samples, images)
 
 
-def _pairs(record: Mapping[str, Any], where: str) -> Sequence[Mapping[str, Any]]:
-    pairs: Sequence[Mapping[str, Any]] = need(record, "qas", where)
-    return pairs
-
-
 def _by_number(images: ImageSource) -> dict[str, str]:
-    names: Iterable[str] = images.names()
-    return {PurePosixPath(name).stem: name for name in names if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES}
+    return {PurePosixPath(name).stem: name for name in images.names() if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES}
