@@ -262,6 +262,19 @@ def test_coco_captions(data_root: Path, tmp_path: Path) -> None:
         read("coco_captions", write_json(tmp_path / "captions_y.json", {"images": []}), "y")
 
 
+def test_nocaps(tmp_path: Path) -> None:
+    pictures = [{"id": 7, "file_name": "a.jpg", "domain": "out-domain"}, {"id": 8, "file_name": "b.jpg"}]
+    captions = [{"image_id": 8, "caption": " x "}, {"image_id": 7, "caption": "y"}, {"image_id": 8, "caption": "z"}]
+    write_json(tmp_path / "nocaps_val_4500_captions.json", {"images": pictures, "annotations": captions})
+    first, second = read("nocaps", tmp_path, "val").samples
+    assert (first.id, first.image, first.targets, first.extra) == ("7", "a.jpg", ("y",), {"image_id": 7, "domain": "out-domain"})
+    assert (second.references, second.extra) == (("x", "z"), {"image_id": 8})
+    write_json(tmp_path / "nocaps_test_image_info.json", {"images": pictures})
+    assert [sample.references for sample in read("nocaps", tmp_path, "test").samples] == [(), ()]
+    with pytest.raises(DataError, match=r"NoCaps split 'dev' not found in .*: expected nocaps_dev_4500_captions\.json or"):
+        read("nocaps", tmp_path, "dev")
+
+
 def test_karpathy(data_root: Path, tmp_path: Path) -> None:
     real = json.loads((data_root / "format_samples" / "karpathy_flickr8k20.json").read_text())
     (name,) = {record["split"] for record in real["images"]}

@@ -42,6 +42,8 @@ PUBLISHED = {
     "classification/snli_ve_mplug_large": 89.45,
     "retrieval/coco_mplug_large": 82.8,
     "retrieval/flickr30k_mplug_large": 97.6,
+    "retrieval/flickr30k_zeroshot_mplug_large": 93.0,
+    "caption/nocaps_zeroshot_mplug_large": 114.8,
 }
 # Learning rates (rest, vision), epochs, batch size per GPU, image size: the released configurations.
 RELEASED = {

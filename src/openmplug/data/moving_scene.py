@@ -15,6 +15,8 @@ from openmplug.data.shapes_scene import SIZE, Pair
 FRAMES = 8
 COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "triangle", "star")
 THINGS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+# In px, least and most. Three things must be smaller to pass each other.
+RADIUS, SMALL_RADIUS = (10.0, 12.0), (9.0, 10.0)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 # Steps lead from one frame to the next. Reversed in time, first and second turn change places.
 ALWAYS, FIRST, SECOND = range(7), range(3), range(4, 7)
@@ -95,13 +97,14 @@ def make_clip(rng: random.Random, unseen: bool) -> Clip:
 
 def _place(rng: random.Random, pairs: list[Pair], steps: tuple[range, ...]) -> tuple[Mover, ...]:
     """Draw places and directions until no two movers touch in any frame."""
+    radius = RADIUS if len(pairs) < 3 else SMALL_RADIUS
     while True:
         movers = tuple(
             Mover(
                 *pair,
                 rng.uniform(0, SIZE),
                 rng.uniform(0, SIZE),
-                rng.uniform(7.0, 9.0),
+                rng.uniform(*radius),
                 rng.choice([*DIRECTIONS]),
                 when,
                 rng.uniform(7.0, 9.0),

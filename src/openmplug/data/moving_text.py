@@ -54,15 +54,13 @@ def _directions(clip: Clip) -> list[Question]:
 
 
 def _first(clip: Clip) -> list[Question]:
-    return [Question("first", "what colour is the thing that moves first?", clip.movers[0].colour)] if clip.turns else []
+    turns = zip(clip.movers, ("first", "last"), strict=True) if clip.turns else ()
+    return [Question("first", f"what colour is the thing that moves {turn}?", mover.colour) for mover, turn in turns]
 
 
 def _order(clip: Clip) -> list[Question]:
-    if not clip.turns:
-        return []
-    first, second = clip.movers
-    text = "does the {} move before or after the {}?"
-    return [Question("order", text.format(a.name, b.name), how) for a, b, how in ((first, second, "before"), (second, first, "after"))]
+    turns = zip(clip.movers, ("first", "last"), strict=True) if clip.turns else ()
+    return [Question("order", f"does the {mover.name} move first or last?", turn) for mover, turn in turns]
 
 
 def _colours(clip: Clip) -> list[Question]:

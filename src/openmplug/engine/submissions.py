@@ -23,7 +23,7 @@ def submission(reader: str, split: str, predictions: Sequence[Prediction]) -> tu
         split: The split's name, as the reader takes it.
         predictions: Of the whole split, in order.
 
-    Source: the submission pages of VQA v2, TextVQA, GQA, VizWiz, COCO captions, VATEX and GLUE.
+    Source: the submission pages of VQA v2, TextVQA, GQA, VizWiz, COCO captions, NoCaps, VATEX and GLUE.
     """
     form = _FORMS.get(reader)
     written = [one for one in predictions if one.text]
@@ -66,6 +66,7 @@ _FORMS: dict[str, Form] = {
     "vizwiz": _records(("image", "image"), ("answer", "text")),
     "coco_captions": _captions,
     "karpathy": _captions,
+    "nocaps": _captions,
     "vatex": _by_video,
     "glue": _glue,
 }

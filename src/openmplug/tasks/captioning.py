@@ -38,6 +38,8 @@ class CaptionSettings(Settings):
             augmented and encoded once for five captions, so an epoch costs a third to a fifth; the batch counts pictures.
         self_critical: Learn from the CIDEr of what the model itself writes, ``num_beams`` captions of each picture, in the place of the
             given words; for a model that has learned those (``tasks.self_critical``).
+        score_by: A field of the records (such as NoCaps' ``domain``): CIDEr is also given for each of its values, whose document
+            frequencies are those of its own references.
     """
 
     prompt: str = ""
@@ -48,6 +50,7 @@ class CaptionSettings(Settings):
     max_text_length: int = Field(default=25, ge=3)
     captions_per_example: int = Field(default=1, ge=1)
     self_critical: bool = False
+    score_by: str | None = None
 
     @model_validator(mode="after")
     def _lengths(self) -> CaptionSettings:
@@ -173,12 +176,20 @@ class CaptioningTask(Task):
         return text.split(self.settings.prompt)[-1].strip()
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Compute BLEU-1..4, ROUGE-L and CIDEr as fractions."""
+        """Compute BLEU-1..4, ROUGE-L and CIDEr as fractions; ``cider_VALUE`` is that of a kind."""
         described = [one for one in predictions if one.references]
         if not described:
             return {}
-        return dict(caption_scores([one.text for one in described], [list(one.references) for one in described]))
+        kinds: dict[str, list[Prediction]] = {}
+        for one in described if self.settings.score_by is not None else ():
+            if self.settings.score_by in one.extra:
+                kinds.setdefault(str(one.extra[self.settings.score_by]), []).append(one)
+        return _scores(described) | {f"cider_{kind}": _scores(of_kind)["cider"] for kind, of_kind in sorted(kinds.items())}
 
     def scorer(self) -> dict[str, str]:
         """Name the scorers."""
         return {"tokenizer": "PTB-like, punctuation removed", "cider": "pycocoevalcap's CIDEr, document frequencies of the references"}
+
+
+def _scores(described: Sequence[Prediction]) -> dict[str, float]:
+    return dict(caption_scores([one.text for one in described], [list(one.references) for one in described]))

@@ -7,7 +7,7 @@ and what was expected.
 from __future__ import annotations
 
 from openmplug.data.readers.actions import read_action_list, read_kinetics, read_ssv2
-from openmplug.data.readers.captions import read_coco_captions, read_karpathy
+from openmplug.data.readers.captions import read_coco_captions, read_karpathy, read_nocaps
 from openmplug.data.readers.labels import read_class_folders, read_snli_ve
 from openmplug.data.readers.own import read_daquar, read_own
 from openmplug.data.readers.question_sets import read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
@@ -31,6 +31,7 @@ READERS: dict[str, Reader] = {
     "visual_genome": read_visual_genome,
     "coco_captions": read_coco_captions,
     "karpathy": read_karpathy,
+    "nocaps": read_nocaps,
     "mplug_retrieval": read_mplug_retrieval,
     "msrvtt_qa": read_msrvtt_qa,
     "msvd_qa": read_msvd_qa,

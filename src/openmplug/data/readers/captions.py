@@ -1,8 +1,8 @@
-"""Captions in their official files: COCO's, and Karpathy's splits of COCO, Flickr8k and Flickr30k."""
+"""Captions in their official files: COCO's, NoCaps', and Karpathy's splits of COCO, Flickr8k and Flickr30k."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,45 @@ def read_coco_captions(root: Path, split: str, columns: Mapping[str, str | None]
     subsets = (split, f"{split}2014", f"{split}2017") if split in ("train", "val") else (split,)
     names = tuple(f"{folder}captions_{subset}.json" for subset in subsets for folder in ("", "annotations/"))
     path = find_file(root, names, f"COCO captions of split '{split}'")
+    return Split(split, _described(path), _named_or_standard(root, split, path.stem.removeprefix("captions_")))
+
+
+def read_nocaps(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
+    """Read NoCaps: photos of Open Images, most of things that COCO's captions never name.
+
+    Args:
+        root: Folder with ``nocaps_{split}_4500_captions.json`` (also without the number, or in ``annotations/``) and the pictures in
+            ``{split}/``, ``{split}.zip`` or ``{split}.tar``, ``images/``, or as ``open_images`` finds them.
+        split: ``val``; the captions of ``test`` are not public, and its ``nocaps_test_image_info.json`` gives pictures without them.
+        columns: Not used; the format is fixed.
+
+    Returns:
+        One sample per picture, in the order of the file, with all its captions as targets and references;
+        ``extra["domain"]`` is ``in-domain``, ``near-domain`` or ``out-domain``, where the file tells it.
+
+    Raises:
+        DataError: If the file is missing or not in this format, or a picture of a split with captions has none.
+    """
+    stems = (f"nocaps_{split}_4500_captions", f"nocaps_{split}_captions", f"nocaps_{split}", f"nocaps_{split}_image_info")
+    path = find_file(root, [f"{folder}{stem}.json" for stem in stems for folder in ("", "annotations/")], f"NoCaps split '{split}'")
+    samples = _described(path, fields=("domain",), needed=not path.stem.endswith("_image_info"))
+    return Split(split, samples, _named_or_standard(root, split, split))
+
+
+def _described(path: Path, fields: Sequence[str] = (), needed: bool = True) -> list[Sample]:
+    """Read the pictures of a file in COCO's form, with their captions and these ``fields``, where they have them."""
     captions: dict[Any, list[str]] = {}
-    for where, record in read_records(path, "annotations"):
+    for where, record in read_records(path, "annotations") if needed else ():
         captions.setdefault(need(record, "image_id", where), []).append(str(need(record, "caption", where)).strip())
     samples = []
     for index, (where, record) in enumerate(read_records(path, "images")):
         identifier, name = need(record, "id", where), need(record, "file_name", where)
-        if identifier not in captions:
+        if needed and identifier not in captions:
             raise DataError(f"{where}: image {identifier} ('{name}') has no caption in 'annotations'")
-        texts = tuple(captions[identifier])
-        samples.append(Sample(str(identifier), name, None, texts, (), texts, index, {"image_id": identifier}))
-    return Split(split, samples, _named_or_standard(root, split, path.stem.removeprefix("captions_")))
+        texts = tuple(captions.get(identifier, ()))
+        extra = {"image_id": identifier, **{field: record[field] for field in fields if field in record}}
+        samples.append(Sample(str(identifier), name, None, texts, (), texts, index, extra))
+    return samples
 
 
 def read_karpathy(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
