@@ -181,9 +181,10 @@ class CaptioningTask(Task):
         if not described:
             return {}
         kinds: dict[str, list[Prediction]] = {}
-        for one in described if self.settings.score_by is not None else ():
-            if self.settings.score_by in one.extra:
-                kinds.setdefault(str(one.extra[self.settings.score_by]), []).append(one)
+        field = self.settings.score_by
+        for one in described:
+            if field is not None and field in one.extra:
+                kinds.setdefault(str(one.extra[field]), []).append(one)
         return _scores(described) | {f"cider_{kind}": _scores(of_kind)["cider"] for kind, of_kind in sorted(kinds.items())}
 
     def scorer(self) -> dict[str, str]:
