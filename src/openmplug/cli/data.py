@@ -111,7 +111,7 @@ def shapes(
 @make.command("moving")
 def moving(
     output: Output,
-    train_clips: Annotated[int, typer.Option("--train-clips", min=1, help="Clips to train on.")] = 3000,
+    train_clips: Annotated[int, typer.Option("--train-clips", min=1, help="Clips to train on.")] = 6000,
     dev_clips: Annotated[int, typer.Option("--dev-clips", min=1, help="Clips of unseen compositions to evaluate on.")] = 500,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds make equal data.")] = 0,
     json_output: Json = False,

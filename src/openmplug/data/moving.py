@@ -70,7 +70,7 @@ def encode_gif(frames: list[Image.Image]) -> bytes:
 # ------------------------------------------------------------------------------------------------------------------ writing
 
 
-def write_moving(root: Path, train_clips: int = 3000, dev_clips: int = 500, seed: int = 0) -> dict[str, int]:
+def write_moving(root: Path, train_clips: int = 6000, dev_clips: int = 500, seed: int = 0) -> dict[str, int]:
     """Write the data set, one folder per task, in the layout of one's own data.
 
     ``{task}/{split}.jsonl`` and ``{task}/{split}_videos.zip`` for the tasks ``vqa`` (video, question, answer, kind), ``motion`` (those of
