@@ -34,6 +34,7 @@ class Sample:
     Args:
         id: Unique within its split; the key of the record in ``predictions.jsonl``.
         image: Name of the picture or video inside the split's ``ImageSource``, or None for words alone.
+        further_images: Names of the record's other pictures, in order, where it is about several: ``image`` is the first of them.
         clip: ``image`` names a video (a file, an animation or a folder of frames), to be sampled as ``RunConfig.video`` says.
         text: The question (VQA), or the one caption of a training pair.
         targets: Texts to learn to write: unique answers in order of appearance, or captions.
@@ -54,6 +55,12 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Sample, ...] = ()
     clip: bool = False
+    further_images: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of all pictures of the record, in order; none for words alone."""
+        return () if self.image is None else (self.image, *self.further_images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +74,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A sample with its pixels float32, (C, H, W) of a picture or (F, C, H, W) of a clip, or with the reason why there are none."""
+    """A sample with its pixels float32, (C, H, W) of a picture or (F, C, H, W) of a clip, or with the reason why there are none.
+
+    ``further_pixels`` are those of its further pictures, each (C, H, W).
+    """
 
     sample: Sample
     pixels: Tensor | None = None
     failure: Failure | None = None
+    further_pixels: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,8 @@ class Batch:
 
     Shapes: images (I, C, H, W) or (I, F, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
     targets_per_item (B,) int64, image_index (B,) int64, labels (B,) of classes int64 or of numbers float32. There is one image per
-    sample (I = B), unless ``samples_per_image`` (I,) int64 says how many consecutive samples share each.
+    sample (I = B), unless ``samples_per_image`` (I,) int64 says how many consecutive samples share each, or ``images_per_sample`` is
+    above 1: then each sample has so many consecutive ones (I = B * images_per_sample).
     """
 
     samples: list[Sample]
@@ -92,6 +104,7 @@ class Batch:
     image_index: Tensor | None = None
     samples_per_image: Tensor | None = None
     labels: Tensor | None = None
+    images_per_sample: int = 1
     failures: tuple[Failure, ...] = ()
 
     def __len__(self) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openmplug.data.splits import DataSettings, join_splits, read_split, read_training, shuffle_images
+from openmplug.data.readers.joined import join_splits
+from openmplug.data.splits import DataSettings, read_split, read_training, shuffle_images
 from openmplug.errors import DataError, UsageError
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.videos_made import numbers_in, write_frames, write_gif, write_sound, write_video
 from openmplug.data.images import open_images
-from openmplug.data.splits import JoinedImages
+from openmplug.data.readers.joined import JoinedImages
 from openmplug.data.video import open_clip, open_video
 from openmplug.data.video_file import VideoFile
 from openmplug.errors import DataError

@@ -89,7 +89,7 @@ def check_split(
         opened: Called with 1 after each decoded picture.
         learns_targets: False for a task that learns from the texts themselves: then no record is silent.
     """
-    clips = {sample.image: sample.clip for sample in split.samples if sample.image is not None}
+    clips = {name: sample.clip for sample in split.samples for name in sample.pictures}
     names = list(clips)
     report = SplitReport(split.name, len(split.samples), len(names), split.images.description, split.samples[0])
     report.kind = "videos" if any(clips.values()) else "pictures"

@@ -70,7 +70,7 @@ class ImageTextDataset(Dataset[Item]):
         return len(self.examples)
 
     def __getitem__(self, key: Key) -> Item:
-        """Return one example with its pixels; an unreadable one gives an item with ``failure`` set, never an exception."""
+        """Return an example with the pixels of its pictures; an unreadable one gives an item with ``failure`` set, never an exception."""
         epoch, index = key
         sample = self.examples[index]
         if sample.image is None:
@@ -79,13 +79,23 @@ class ImageTextDataset(Dataset[Item]):
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         try:
             if not sample.clip:
-                return Item(sample, self.transform(self.images.open(sample.image), rng))
+                return self._pictures(sample, rng)
             if self.clip is None:
                 raise UsageError(f"record '{sample.id}' is about a video, and this data set was built for pictures")
             with open_clip(self.images, sample.image) as video:
                 return Item(sample, self.clip(video, rng))
         except DataError as error:
             return Item(sample, failure=Failure(sample.id, sample.image, str(error)))
+
+    def _pictures(self, sample: Sample, rng: random.Random) -> Item:
+        """Decode and transform all pictures of a record, one after the other; of several that cannot be read the first is the failure."""
+        pixels = []
+        for name in sample.pictures:
+            try:
+                pixels.append(self.transform(self.images.open(name), rng))
+            except DataError as error:
+                return Item(sample, failure=Failure(sample.id, name, str(error)))
+        return Item(sample, pixels[0], further_pixels=tuple(pixels[1:]))
 
 
 class EpochSampler(Sampler[list[Key]]):

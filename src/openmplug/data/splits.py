@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,9 @@ from pydantic import Field
 
 from openmplug.batch import Sample
 from openmplug.config import Settings
-from openmplug.data.images import ImageSource, open_images
+from openmplug.data.images import open_images
 from openmplug.data.readers import READERS, Split
+from openmplug.data.readers.joined import join_splits
 from openmplug.data.readers.video_questions import read_answers
 from openmplug.errors import DataError, UsageError
 
@@ -47,7 +48,7 @@ class DataSettings(Settings):
             list, a JSON object whose keys they are, or one per line.
         workers: Processes that decode pictures; 0 decodes in the main process.
         on_error: ``error`` stops at the first picture that cannot be read; ``skip`` counts and leaves it out.
-        shuffle_images: Give every record the picture of another one: the blind control, which shows what the words alone reach.
+        shuffle_images: Give every record the pictures of another one: the blind control, which shows what the words alone reach.
         limit: Keep the first this many records of each split; None keeps all.
         further: More data sets to train on together with this one. A batch is of words alone, of pictures or of clips; batches of all
             kinds come in random order, each kind as often as it has batches.
@@ -115,78 +116,26 @@ def read_training(settings: DataSettings) -> Split:
     return join_splits(splits)
 
 
-def join_splits(splits: Sequence[Split]) -> Split:
-    """Put several splits behind each other; ids and pictures of more than one are prefixed with ``{split}/``.
-
-    Equal picture names in two splits are two pictures: ``image_index`` is renumbered so that splits do not overlap.
-    """
-    if len(splits) == 1:
-        return splits[0]
-    samples: list[Sample] = []
-    first = 0
-    for split in splits:
-        for sample in split.samples:
-            samples.append(
-                replace(
-                    sample,
-                    id=f"{split.name}/{sample.id}",
-                    image=None if sample.image is None else f"{split.name}/{sample.image}",
-                    image_index=sample.image_index + first if sample.image_index >= 0 else -1,
-                )
-            )
-        first += 1 + max((sample.image_index for sample in split.samples), default=-1)
-    return Split("+".join(split.name for split in splits), samples, JoinedImages({split.name: split.images for split in splits}))
-
-
-class JoinedImages(ImageSource):
-    """Several sources behind one: the name's part before the first slash chooses."""
-
-    def __init__(self, sources: Mapping[str, ImageSource]) -> None:
-        self.sources = dict(sources)
-        self.description = " and ".join(source.description for source in self.sources.values())
-
-    def names(self) -> list[str]:
-        """List all pictures, prefixed."""
-        return sorted(f"{prefix}/{name}" for prefix, source in self.sources.items() for name in source.names())
-
-    def read(self, name: str) -> bytes:
-        """Return one picture's bytes."""
-        prefix, _, rest = name.partition("/")
-        if prefix not in self.sources:
-            raise DataError(f"image '{name}' not found: its first part must be one of {', '.join(self.sources)}")
-        return self.sources[prefix].read(rest)
-
-    def locate(self, name: str) -> Path | None:
-        """Return where one lies as a file of its own."""
-        prefix, _, rest = name.partition("/")
-        return self.sources[prefix].locate(rest) if prefix in self.sources else None
-
-    def members(self, name: str) -> list[str]:
-        """Return the pictures of a folder of frames in an archive, prefixed."""
-        prefix, _, rest = name.partition("/")
-        return [f"{prefix}/{each}" for each in self.sources[prefix].members(rest)] if prefix in self.sources else []
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether the picture is there."""
-        prefix, _, rest = str(name).partition("/")
-        return prefix in self.sources and rest in self.sources[prefix]
-
-
 def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
-    """Give each record another picture, in a fixed way: the blind control.
+    """Give each record the picture of another one, in a fixed way: the blind control.
 
-    Pictures are permuted without fixed point, so records of one picture share another one. Words and ``image_index`` stay.
+    Pictures are permuted without fixed point, so records of one picture share another one. The pictures of a record that has several
+    move together and keep their order. Words and ``image_index`` stay.
 
     Args:
         samples: Records of one split.
         seed: Chooses the permutation.
 
     Raises:
-        DataError: If there are fewer than two different pictures.
+        DataError: If there are fewer than two different pictures (or groups of them).
     """
-    names = sorted({sample.image for sample in samples if sample.image is not None})
-    if len(names) < 2:
-        raise DataError(f"shuffle_images needs at least two different pictures, got {len(names)}; raise data.limit or leave it out")
-    random.Random(f"shuffle_images/{seed}").shuffle(names)
-    following = dict(zip(names, names[1:] + names[:1], strict=True))  # one cycle through all: no picture stays
-    return [replace(sample, image=None if sample.image is None else following[sample.image]) for sample in samples]
+    groups = sorted({sample.pictures for sample in samples if sample.pictures})
+    if len(groups) < 2:
+        raise DataError(f"shuffle_images needs at least two different pictures, got {len(groups)}; raise data.limit or leave it out")
+    random.Random(f"shuffle_images/{seed}").shuffle(groups)
+    following = dict(zip(groups, groups[1:] + groups[:1], strict=True))  # one cycle through all: no picture stays
+    shuffled = []
+    for sample in samples:
+        first, *rest = following[sample.pictures] if sample.pictures else (None,)
+        shuffled.append(replace(sample, image=first, further_images=tuple(rest)))
+    return shuffled

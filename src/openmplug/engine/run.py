@@ -199,7 +199,7 @@ def _check_first_images(split: Split, on_error: str) -> None:
     Raises:
         DataError: If one cannot be read; where unreadable pictures are to be skipped, if none of them can.
     """
-    names = list(dict.fromkeys((sample.image, sample.clip) for sample in split.samples if sample.image is not None))[:FIRST_IMAGES]
+    names = list(dict.fromkeys((name, sample.clip) for sample in split.samples for name in sample.pictures))[:FIRST_IMAGES]
     errors: list[DataError] = []
     for name, clip in names:
         try:

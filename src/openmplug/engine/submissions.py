@@ -23,7 +23,7 @@ def submission(reader: str, split: str, predictions: Sequence[Prediction]) -> tu
         split: The split's name, as the reader takes it.
         predictions: Of the whole split, in order.
 
-    Source: the submission pages of VQA v2, TextVQA, GQA, VizWiz, COCO captions, NoCaps, VATEX and GLUE.
+    Source: the submission pages of VQA v2, TextVQA, GQA, VizWiz, COCO captions, NoCaps, VATEX, GLUE and NLVR.
     """
     form = _FORMS.get(reader)
     written = [one for one in predictions if one.text]
@@ -51,6 +51,12 @@ def _glue(predictions: Sequence[Prediction], split: str) -> tuple[str, str]:
     return f"{name}.tsv", f"index\tprediction\n{rows}"
 
 
+def _true_or_false(predictions: Sequence[Prediction], split: str) -> tuple[str, str]:
+    """Write NLVR2's lines "identifier,label"; NLVR's scorer of pictures names them by their files, one line for each."""
+    keys = [one.extra["image"].rpartition("/")[2] if "permutation" in one.extra else one.extra["identifier"] for one in predictions]
+    return "submission.csv", "".join(f"{key},{one.text}\n" for key, one in zip(keys, predictions, strict=True))
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
 
@@ -69,4 +75,6 @@ _FORMS: dict[str, Form] = {
     "nocaps": _captions,
     "vatex": _by_video,
     "glue": _glue,
+    "nlvr2": _true_or_false,
+    "nlvr1": _true_or_false,
 }

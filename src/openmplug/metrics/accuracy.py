@@ -23,6 +23,24 @@ def accuracy(predicted: Sequence[Hashable], true: Sequence[Hashable]) -> float:
     return sum(one == other for one, other in zip(predicted, true, strict=True)) / len(true)
 
 
+def consistency(predicted: Sequence[Hashable], true: Sequence[Hashable], groups: Sequence[Hashable]) -> float:
+    """Return the share of groups in which every pair is equal: of NLVR2's sentences, those judged rightly about all their pictures.
+
+    Raises:
+        ValueError: If the three differ in length or are empty.
+
+    Example:
+        >>> consistency([1, 1, 0], [1, 0, 0], ["a", "a", "b"])
+        0.5
+
+    Source: the scorers of NLVR and NLVR2.
+    """
+    _check(predicted, true)
+    _check(groups, true)
+    wrong = {group for one, other, group in zip(predicted, true, groups, strict=True) if one != other}
+    return 1 - len(wrong) / len(set(groups))
+
+
 def top_k_accuracy(ranked: Sequence[Sequence[Hashable]], true: Sequence[Hashable], k: int) -> float:
     """Return the share of items whose class is among the first ``k`` of their ranking, best first.
 

@@ -53,16 +53,21 @@ class ClassificationHead(nn.Module):
     """One logit per class, or one number to predict, from a class token: Linear, GELU, LayerNorm, Linear.
 
     The papers name a head and do not draw it; this is BERT's prediction head, as the decoder has one.
+
+    Args:
+        width: Of a token, and of the layer between.
+        classes: Number of outputs.
+        tokens: How many class tokens are read side by side, as those of two pictures are.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, tokens: int = 1) -> None:
         super().__init__()
-        self.transform = nn.Linear(width, width)
+        self.transform = nn.Linear(tokens * width, width)
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
         self.linear = nn.Linear(width, classes)
         init_bert(self, width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Classify the class token of (B, T, D), vision, text or fused, to (B, classes)."""
+        """Classify the class token of (B, T, tokens * D), vision, text or fused, to (B, classes)."""
         first = states[:, 0].to(self.linear.weight.dtype)
         return self.linear(self.norm(F.gelu(self.transform(first))))

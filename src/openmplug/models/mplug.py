@@ -19,7 +19,8 @@ class MPLUGConfig(Settings):
     """Sizes of a model. The defaults are mPLUG base.
 
     ``connected_layers`` names the fusion layers (from 0) that are connected attention. ``vision_dropout`` is on attention
-    probabilities (0.1 in the released towers). ``classes`` are what a classification head tells apart; a task that has one sets it.
+    probabilities (0.1 in the released towers). ``classes`` are what a classification head tells apart, ``class_tokens`` how many tokens
+    it reads side by side (2 of a pair of pictures); a task that has such a head sets them.
     """
 
     name: str = "mplug-base"
@@ -42,6 +43,7 @@ class MPLUGConfig(Settings):
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     embed_dim: int = Field(default=256, gt=0)
     classes: int = Field(default=0, ge=0)
+    class_tokens: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> MPLUGConfig:

@@ -72,7 +72,7 @@ class Network(nn.Module, ABC):
         if "matching" in modules:
             self.matching = MatchingHead(config.width)
         if "classification" in modules:
-            self.classification = ClassificationHead(config.width, config.classes)
+            self.classification = ClassificationHead(config.width, config.classes, config.class_tokens)
         if "language" in modules:
             self.language = LanguageHead(config.width, config.vocab_size)
             init_bert(self.language, config.width)

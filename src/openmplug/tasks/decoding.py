@@ -21,8 +21,13 @@ def stack_images(items: Sequence[Item]) -> Tensor:
     """Stack the pixels of items to (B, C, H, W), or those of clips to (B, F, C, H, W).
 
     Raises:
-        DataError: If pictures and clips come together.
+        DataError: If pictures and clips come together, or a record has several pictures.
     """
+    if several := next((item for item in items if item.further_pixels), None):
+        raise DataError(
+            f"record {several.sample.id!r} has {1 + len(several.further_pixels)} pictures, and this task reads one of each record; "
+            "several are read by task classification with settings.images_per_example"
+        )
     pixels = [item.pixels for item in items if item.pixels is not None]
     if len({one.shape for one in pixels}) > 1:
         kinds = " and ".join(sorted({"x".join(map(str, one.shape)) for one in pixels}))

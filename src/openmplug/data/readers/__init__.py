@@ -12,6 +12,7 @@ from openmplug.data.readers.labels import read_class_folders, read_snli_ve
 from openmplug.data.readers.own import read_daquar, read_own
 from openmplug.data.readers.question_sets import read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
+from openmplug.data.readers.reasoning import read_nlvr1, read_nlvr2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
 from openmplug.data.readers.split import Reader, Split
 from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
@@ -50,6 +51,8 @@ READERS: dict[str, Reader] = {
     "ssv2": read_ssv2,
     "class_folders": read_class_folders,
     "snli_ve": read_snli_ve,
+    "nlvr2": read_nlvr2,
+    "nlvr1": read_nlvr1,
     "glue": read_glue,
     "line_pairs": read_line_pairs,
     "lines": read_lines,
