@@ -49,6 +49,13 @@ def test_glue_s_tables(split: str, name: str) -> None:
     assert submission("glue", split, predictions()) == (f"{name}.tsv", "index\tprediction\n5\ta café\n6\tno\n")
 
 
+def test_nlvr_s_lines() -> None:
+    pairs = [Prediction(f"dev-850-{n}-0", text, 0.9, (), {"identifier": f"dev-850-{n}-0"}) for n, text in enumerate(("True", "False"))]
+    assert submission("nlvr2", "dev", pairs) == ("submission.csv", "dev-850-0-0,True\ndev-850-1-0,False\n")
+    drawing = Prediction("dev/10-0-3", "true", 0.9, (), {"identifier": "10-0", "permutation": 3, "image": "dev/dev-10-0-3.png"})
+    assert submission("nlvr1", "valid", [drawing]) == ("submission.csv", "dev-10-0-3.png,true\n")
+
+
 def test_what_has_no_form_has_no_file(tmp_path: Path) -> None:
     assert submission("jsonl", "dev", predictions()) is None
     assert submission("karpathy", "test", [Prediction("1", "", 0.2)]) is None  # ranks, not words

@@ -46,6 +46,20 @@ def test_texts_about_pictures(folders: Callable[..., Path], pictures: list[Path]
         model.classify(pictures[0])
 
 
+def test_texts_about_two_pictures(folders: Callable[..., Path], pictures: list[Path]) -> None:
+    settings = {"input": "image_text", "images_per_example": 2, **LABELS}
+    model = openmplug.load(folders("classification", **settings), device="cpu", batch_size=2)
+    pairs = [(pictures[0], pictures[1]), (pictures[1], pictures[0]), (pictures[1], pictures[2])]
+    together = model.classify(pairs, WORDS[:1] * 3)
+    assert isinstance(together, list) and len({one.score for one in together}) == 3  # the order of a pair counts
+    (alone,) = model.classify(pairs[1:2], WORDS[0])  # type: ignore[misc]
+    assert alone.score == pytest.approx(together[1].score, abs=1e-5)
+    with pytest.raises(UsageError, match="this model reads 2 pictures with each text, got PosixPath; give a list of tuples of 2"):
+        model.classify(pictures[:1], WORDS[:1])
+    with pytest.raises(UsageError, match="this model reads 2 pictures with each text, got 3 inputs"):
+        model.classify([(*pictures[:2], pictures[0])], WORDS[:1])
+
+
 def test_numbers(folders: Callable[..., Path], pictures: list[Path]) -> None:
     settings = {"regression": True, "metric": "pearson", "number_range": (0.0, 5.0)}
     found = openmplug.load(folders("classification", **settings), device="cpu").classify(pictures[0])

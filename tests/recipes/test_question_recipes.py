@@ -1,4 +1,4 @@
-"""The recipes of question benchmarks, visual entailment and self-critical captions run: two steps on ten made-up records."""
+"""The recipes of question benchmarks, visual entailment, reasoning and self-critical captions run: two steps on a few made-up records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from openmplug.engine.recipe import load_recipe
 from openmplug.engine.run import evaluate, train
@@ -54,6 +55,29 @@ def snli_ve(root: Path) -> None:
         (root / f"snli_ve_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def nlvr2(root: Path) -> None:
+    for split, folder in (("train", "images/train/0"), ("dev", "dev")):
+        for side in (0, 1):
+            pictures(root / folder, f"{split}-1-{{}}-img{side}.png")
+        rows = [
+            {"identifier": f"{split}-1-{n}-0", "sentence": f"the left one is {word}", "label": str(n % 2 == 0), "directory": 0}
+            for n, word in enumerate(WORDS)
+        ]
+        (root / "data").mkdir(exist_ok=True)
+        (root / "data" / f"{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def nlvr1(root: Path) -> None:
+    """Write ten examples in two parts, two of which (twelve drawings) are of tenth presentations."""
+    for split, first in (("dev", 8), ("test_u", 18)):
+        names = [(f"{n}-0", [f"{split}-{n}-0-{each}.png" for each in range(6)]) for n in range(first, first + 5)]
+        rows = [{"identifier": key, "sentence": f"there is {key}", "label": key == "9-0", "images": each} for key, each in names]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (root / f"{split}_images").mkdir()
+        for number, name in enumerate(name for _, each in names for name in each):
+            Image.new("RGB", (40, 10), (8 * number, 100, 50)).save(root / f"{split}_images" / name)
+
+
 def own(root: Path) -> None:
     for split in ("train", "dev"):
         pictures(root / f"{split}_images", "{}.jpg")
@@ -68,6 +92,9 @@ CASES = {
     "vqa/textvqa_mplug_large": (textvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
     "vqa/vizwiz_mplug_large": (vizwiz, ["settings.num_beams=2"], {"image", "answer"}),
     "classification/snli_ve_mplug_large": (snli_ve, [], None),
+    "classification/nlvr2_mplug_base": (nlvr2, [], "submission.csv"),
+    "classification/nlvr2_mplug_large": (nlvr2, [], "submission.csv"),
+    "classification/nlvr1_mplug_tiny": (nlvr1, [], "submission.csv"),
     "caption/coco_scst_mplug_base": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/coco_scst_mplug_large": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/flickr8k_scst_mplug_small": (own, SELF_CRITICAL, None),
@@ -82,9 +109,13 @@ def test_two_steps_an_evaluation_and_what_is_handed_in(name: str, tmp_path: Path
     result = train(config, tmp_path / "run", quiet=True)
     assert result["step"] == 2
     found = evaluate(config, tmp_path / "run", tmp_path / "evaluation", quiet=True)
-    assert found["count"] == 10 and result["metric"] in found["metrics"]
+    assert found["count"] == (12 if fixture is nlvr1 else 10) and result["metric"] in found["metrics"]
     if fields is None:
         assert "submission" not in found
+    elif isinstance(fields, str):
+        assert found["submission"] == fields and {"consistency", "majority_accuracy"} <= found["metrics"].keys()
+        lines = (tmp_path / "evaluation" / fields).read_text().splitlines()
+        assert len(lines) == found["count"] and all(line.split(",")[1].lower() in ("true", "false") for line in lines)
     else:
         rows = json.loads((tmp_path / "evaluation" / found["submission"]).read_text())
         assert rows and all(row.keys() == fields for row in rows)

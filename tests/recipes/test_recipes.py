@@ -40,6 +40,7 @@ PUBLISHED = {
     "caption/coco_scst_mplug_base": 150.4,
     "caption/coco_scst_mplug_large": 155.1,
     "classification/snli_ve_mplug_large": 89.45,
+    "classification/nlvr2_mplug_large": 84.58,
     "retrieval/coco_mplug_large": 82.8,
     "retrieval/flickr30k_mplug_large": 97.6,
     "retrieval/flickr30k_zeroshot_mplug_large": 93.0,

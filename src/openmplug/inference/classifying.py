@@ -54,11 +54,25 @@ def classify(model: Model, inputs: Sequence[Any], texts: Sequence[str | None]) -
     if given != (kind == "image_text"):
         wanted = "a picture and a text about it" if kind == "image_text" else "a picture alone"
         raise UsageError(f"this model classifies {wanted}; {'leave the text out' if given else 'give both'}")
+    if (each := task.settings.images_per_example) > 1:
+        return labels(model, task, texts, [False] * len(inputs), _several(model, inputs, each))
     return labels(model, task, texts, [is_clip(one) for one in inputs], lambda position: model.visuals.read(inputs[position]))
 
 
+def _several(model: Model, inputs: Sequence[Any], each: int) -> Callable[[int], tuple[Tensor, ...]]:
+    for one in inputs:
+        if not isinstance(one, tuple) or len(one) != each or any(is_clip(picture) for picture in one):
+            found = f"{len(one)} inputs" if isinstance(one, tuple) else type(one).__name__
+            raise UsageError(f"this model reads {each} pictures with each text, got {found}; give a list of tuples of {each} pictures")
+    return lambda position: tuple(model.visuals.read(picture) for picture in inputs[position])
+
+
 def labels(
-    model: Model, task: ClassificationTask, texts: Sequence[str | None], clips: Sequence[bool], pixels: Callable[[int], Tensor] | None
+    model: Model,
+    task: ClassificationTask,
+    texts: Sequence[str | None],
+    clips: Sequence[bool],
+    pixels: Callable[[int], Tensor | tuple[Tensor, ...]] | None,
 ) -> list[Label]:
     """Classify items whose pixels are asked for as their batch comes up; see ``Model.compute``."""
     return [

@@ -320,7 +320,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         """Name the class of each input, or estimate its number.
 
         Args:
-            inputs: One picture or several; of a model that reads words alone, one text or several.
+            inputs: One picture or several; of a model that reads words alone, one text or several; of one whose texts are about several
+                pictures, a list of tuples of them, such as ``[(left, right)]``.
             texts: What is said about each picture, or the second sentence of each pair, where the model was trained on such.
 
         Raises:
@@ -417,7 +418,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self,
         texts: Sequence[str | None],
         clips: Sequence[bool],
-        pixels: Callable[[int], Tensor] | None,
+        pixels: Callable[[int], Tensor | tuple[Tensor, ...]] | None,
         task: Task,
         compute: Callable[[Batch], list[Result]],
     ) -> list[Result]:
@@ -426,7 +427,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         Args:
             texts: Of each item, or None.
             clips: Of each item, whether it is a video.
-            pixels: Gives an item's pixels as its batch comes up; None where there is nothing to see.
+            pixels: Gives an item's pixels, those of each picture where it has several, as its batch comes up; None where there is
+                nothing to see.
             task: Makes the batches.
             compute: Works on one.
 
@@ -441,7 +443,9 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             for position in positions:
                 text = texts[position]
                 sample = Sample(str(position), text=text, references=() if text is None else (text,), image_index=position)
-                items.append(Item(sample, None if pixels is None else pixels(position)))
+                seen = None if pixels is None else pixels(position)
+                first, *further = seen if isinstance(seen, tuple) else (seen,)
+                items.append(Item(sample, first, further_pixels=tuple(further)))
             batch = collate(items).to(self.device)
             with self.computing():
                 results.update(zip(positions, compute(batch), strict=True))
