@@ -11,6 +11,9 @@ from typing import Any
 
 from torch import Tensor, device
 
+Coordinates = tuple[float, float, float, float]
+"""A box: ``xyxy``, left, top, right, bottom in pixels, or ``cxcywh``, centre and size from 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -43,6 +46,7 @@ class Sample:
         image_index: Number of the picture; equal numbers are positives of each other in contrastive learning.
         extra: Fields of the record that a task may need, such as ``question_id``.
         parts: Records about this picture that are learned together, so that it is read and encoded once; empty = the record itself.
+        box: Where in the picture ``text`` points, xyxy in the picture's own pixels; None = not known or not asked.
     """
 
     id: str
@@ -56,6 +60,7 @@ class Sample:
     parts: tuple[Sample, ...] = ()
     clip: bool = False
     further_images: tuple[str, ...] = ()
+    box: Coordinates | None = None
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -73,16 +78,41 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a picture lies on the square that the model sees: a pixel x of it is at ``left + scale_x * x``, likewise y.
+
+    Args:
+        scale_x: Pixels of the square to one of the picture, across.
+        scale_y: The same, down.
+        left: Where the picture's left edge is, px of the square.
+        top: Where its upper edge is.
+        width: Of the picture in its own pixels.
+        height: Likewise.
+    """
+
+    scale_x: float
+    scale_y: float
+    left: float
+    top: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """A sample with its pixels float32, (C, H, W) of a picture or (F, C, H, W) of a clip, or with the reason why there are none.
 
     ``further_pixels`` are those of its further pictures, each (C, H, W).
+    Where boxes are asked for, ``boxes`` has that of the sample, or of each of its parts, cxcywh of the square, and ``placement`` says
+    how a found box gets back to the picture.
     """
 
     sample: Sample
     pixels: Tensor | None = None
     failure: Failure | None = None
     further_pixels: tuple[Tensor, ...] = ()
+    boxes: tuple[Coordinates, ...] = ()
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +120,10 @@ class Batch:
     """What a task's collator makes of a list of items.
 
     Shapes: images (I, C, H, W) or (I, F, C, H, W), text (B, T), targets (N, T) with N = sum(targets_per_item), target_weights (N,),
-    targets_per_item (B,) int64, image_index (B,) int64, labels (B,) of classes int64 or of numbers float32. There is one image per
-    sample (I = B), unless ``samples_per_image`` (I,) int64 says how many consecutive samples share each, or ``images_per_sample`` is
-    above 1: then each sample has so many consecutive ones (I = B * images_per_sample).
+    targets_per_item (B,) int64, image_index (B,) int64, labels (B,) of classes int64 or of numbers float32, boxes (B, 4) cxcywh from
+    0 to 1 of the square; placements, one per image, where boxes are looked for. There is one image per sample (I = B), unless
+    ``samples_per_image`` (I,) int64 says how many consecutive samples share each, or ``images_per_sample`` is above 1: then each sample
+    has so many consecutive ones (I = B * images_per_sample).
     """
 
     samples: list[Sample]
@@ -105,6 +136,8 @@ class Batch:
     samples_per_image: Tensor | None = None
     labels: Tensor | None = None
     images_per_sample: int = 1
+    boxes: Tensor | None = None
+    placements: tuple[Placement, ...] = ()
     failures: tuple[Failure, ...] = ()
 
     def __len__(self) -> int:

@@ -38,6 +38,14 @@ class ImageTransform(Protocol):
         ...
 
 
+class SampleTransform(Protocol):
+    """Words and pixels that must change together: record, its RGB picture and generator in, item out."""
+
+    def __call__(self, sample: Sample, image: Image.Image, rng: random.Random) -> Item:
+        """Transform one record and its picture."""
+        ...
+
+
 class ImageTextDataset(Dataset[Item]):
     """Examples whose picture or video is decoded and transformed when asked for.
 
@@ -46,6 +54,7 @@ class ImageTextDataset(Dataset[Item]):
         images: The split's pictures and videos.
         transform: From picture to tensor.
         clip: From video to tensor; needed where a record is about one.
+        together: From record and picture to item, in the place of ``transform``, for tasks whose words and pixels change together.
         seed: Of the augmentation.
         on_error: The policy for unreadable pictures, kept here for the loader's consumer.
     """
@@ -58,11 +67,13 @@ class ImageTextDataset(Dataset[Item]):
         seed: int = 0,
         on_error: str = "error",
         clip: ClipTransform | None = None,
+        together: SampleTransform | None = None,
     ) -> None:
         self.examples = list(examples)
         self.images = images
         self.transform = transform
         self.clip = clip
+        self.together = together
         self.seed = seed
         self.on_error = on_error
 
@@ -79,6 +90,8 @@ class ImageTextDataset(Dataset[Item]):
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         try:
             if not sample.clip:
+                if self.together is not None:
+                    return self.together(sample, self.images.open(sample.image), rng)
                 return self._pictures(sample, rng)
             if self.clip is None:
                 raise UsageError(f"record '{sample.id}' is about a video, and this data set was built for pictures")

@@ -252,17 +252,18 @@ class Tokenizer:
         self._set_vocab(state["vocab"])
 
 
-def build_vocabulary(texts: Iterable[str], size: int = 8000, min_count: int = 2) -> list[str]:
+def build_vocabulary(texts: Iterable[str], size: int = 8000, min_count: int = 2, own: Sequence[str] = ()) -> list[str]:
     """Make a WordPiece vocabulary of whole words and single characters, in BERT's layout.
 
-    Ids 0 ``[PAD]``, 1 to 99 ``[unusedN]``, 100 ``[UNK]``, 101 ``[CLS]``, 102 ``[SEP]``, 103 ``[MASK]``; then every character seen,
-    then the same with ``##``; then words, the most frequent first and equal ones by the alphabet. A word left out is spelled, so no
-    text made of characters seen becomes ``[UNK]``.
+    Ids 0 ``[PAD]``, 1 to 99 ``[unusedN]``, 100 ``[UNK]``, 101 ``[CLS]``, 102 ``[SEP]``, 103 ``[MASK]``; then a task's ``own`` words, which
+    stand in no text (boxes are written with such); then every character seen, then the same with ``##``; then words, the most frequent
+    first and equal ones by the alphabet. A word left out is spelled, so no text made of characters seen becomes ``[UNK]``.
 
     Args:
         texts: The texts of a training split, in any order.
         size: Most tokens to return.
         min_count: Least number of occurrences of a word.
+        own: Words to have in any case, in this order.
 
     Raises:
         UsageError: If ``size`` has no room for the characters.
@@ -278,9 +279,12 @@ def build_vocabulary(texts: Iterable[str], size: int = 8000, min_count: int = 2)
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(chunk)):
             words[word] += count
     characters = sorted({character for word in words for character in word})
-    tokens = [*_HEAD, *characters, *(f"##{character}" for character in characters)]
+    tokens = [*_HEAD, *own, *characters, *(f"##{character}" for character in characters)]
     if len(tokens) > size:
-        raise UsageError(f"a vocabulary of {size} cannot hold {len(characters)} characters; set tokenizer.size to at least {len(tokens)}")
+        besides = f" and {len(own)} words of the task" if own else ""
+        raise UsageError(
+            f"a vocabulary of {size} cannot hold {len(characters)} characters{besides}; set tokenizer.size to at least {len(tokens)}"
+        )
     ranked = sorted((-count, word) for word, count in words.items() if count >= min_count and 1 < len(word) <= _LONGEST_WORD)
     return tokens + [word for _, word in ranked[: size - len(tokens)]]
 

@@ -232,7 +232,8 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
                 yield sample.text
             yield from sample.targets
 
-    return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count))
+    own = find_task(config.task).own_words
+    return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count, own))
 
 
 def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
@@ -241,7 +242,8 @@ def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], 
     kinds = ["clip" if sample.clip else "words" if sample.image is None else "picture" for sample in examples]
     sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size, groups=kinds)
     transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
-    dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1])
+    together = task.transform(config.image, training=True)
+    dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1], together=together)
     return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
 
 
@@ -250,7 +252,8 @@ def _evaluation_loader(
 ) -> BatchLoader:
     size = config.run.evaluate_batch_size or config.optim.batch_size_per_device
     clip = EvalClip(video, image)
-    dataset = ImageTextDataset(samples, images, EvalTransform(image), config.seed, config.data.on_error, clip=clip)
+    together = task.transform(image, training=False)
+    dataset = ImageTextDataset(samples, images, EvalTransform(image), config.seed, config.data.on_error, clip=clip, together=together)
     return build_loader(dataset, EpochSampler(len(samples), size, shuffle=False), task.collator(training=False), config.data.workers)
 
 

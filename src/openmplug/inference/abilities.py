@@ -13,13 +13,14 @@ from torch import Tensor
 
 from openmplug.batch import Tokens
 from openmplug.config import validate
+from openmplug.data.box_transforms import EvalBoxes, to_picture
 from openmplug.data.text import clean_caption
 from openmplug.data.video import Video
 from openmplug.errors import DataError
 from openmplug.inference.pictures import read_image
 from openmplug.inference.results import Box
 from openmplug.inference.visuals import VisualInput, by_kind, is_clip
-from openmplug.tasks.grounding import BoxWords, GroundingSettings, letterbox, locate
+from openmplug.tasks.grounding import BoxWords, GroundingSettings, locate
 from openmplug.tasks.retrieval import RetrievalSettings
 
 if TYPE_CHECKING:
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
 def ground(model: Model, pairs: Sequence[tuple[VisualInput, str | None]]) -> list[Box]:
     """Find what each phrase names in its picture; see ``Model.ground``."""
     settings = validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
-    words = BoxWords.of(settings, model.tokenizer)
+    words, transform = BoxWords.of(settings, model.tokenizer), EvalBoxes(model.image, settings.boxes)
     boxes: list[Box] = []
     for start in range(0, len(pairs), model.batch_size):
         part = pairs[start : start + model.batch_size]
-        squares = [letterbox(_picture(image), model.image) for image, _ in part]
+        squares = [transform.place(_picture(image)) for image, _ in part]
         tokens = model.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(model.device)
         pixels = torch.stack([one for one, _ in squares]).to(model.device)
         with model.computing():
             found, scores = locate(model.network, pixels, tokens.ids, tokens.mask, words)
-        for box, score, (_, way_back) in zip(found.float().cpu(), scores.tolist(), squares, strict=True):
-            left, top, right, bottom = way_back.to_picture(box, model.image.size).tolist()
+        for (x, y, width, height), score, (_, placement) in zip(found.tolist(), scores.tolist(), squares, strict=True):
+            left, top, right, bottom = to_picture((x, y, width, height), placement, model.image.size)
             boxes.append(Box(left, top, right, bottom, score))
     return boxes
 

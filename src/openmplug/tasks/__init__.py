@@ -14,6 +14,7 @@ from openmplug.models.network import Network
 from openmplug.tasks.base import Progress, Task
 from openmplug.tasks.captioning import CaptioningTask
 from openmplug.tasks.classification import ClassificationTask
+from openmplug.tasks.grounding import GroundingTask
 from openmplug.tasks.mlm import MaskedWordsTask
 from openmplug.tasks.retrieval import RetrievalTask
 from openmplug.tasks.summarization import SummarizationTask
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "vqa": VQATask,
     "caption": CaptioningTask,
     "retrieval": RetrievalTask,
+    "grounding": GroundingTask,
     "classification": ClassificationTask,
     "summarization": SummarizationTask,
     "mlm": MaskedWordsTask,

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
+from openmplug.data.loading import SampleTransform
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.data.transforms import ImageSettings
 from openmplug.models.network import Network
 
 Collator = Callable[[list[Item]], Batch]
@@ -44,6 +46,7 @@ class Task(nn.Module, ABC):
         Settings: Typed settings of the task, the ``settings:`` section of a recipe.
         model_modules: Parts of the model the task needs; nothing else is built. See ``needed_modules``.
         metric: The score that chooses the best checkpoint; higher is better. Where the settings choose it, the task sets its own.
+        own_words: Words the vocabulary needs besides those of the texts.
         learns_targets: A record has something to learn only in its ``targets``; False where its text is enough.
 
     With ``training=False`` no momentum twin and no queue are built; both are training state, not weights.
@@ -52,6 +55,7 @@ class Task(nn.Module, ABC):
     Settings: ClassVar[type[Settings]]
     model_modules: ClassVar[tuple[str, ...]]
     metric: str
+    own_words: ClassVar[tuple[str, ...]] = ()
     learns_targets: ClassVar[bool] = True
 
     def __init__(self, model: Network, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
@@ -78,6 +82,10 @@ class Task(nn.Module, ABC):
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Turn a split's records into training examples; by default each record is one."""
         return list(samples)
+
+    def transform(self, image: ImageSettings, training: bool) -> SampleTransform | None:
+        """Return how a record and its picture change together; None where the picture alone changes, as it usually does."""
+        return None
 
     @abstractmethod
     def collator(self, training: bool) -> Collator:

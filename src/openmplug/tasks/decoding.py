@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmplug.batch import Item, Tokens
+from openmplug.batch import Item, Sample, Tokens
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.models.decoder import DecoderMemory, TextDecoder
@@ -33,6 +34,18 @@ def stack_images(items: Sequence[Item]) -> Tensor:
         kinds = " and ".join(sorted({"x".join(map(str, one.shape)) for one in pixels}))
         raise DataError(f"pictures and videos cannot share a batch (pixels {kinds}); put them into different splits")
     return torch.stack(pixels)
+
+
+def grouped_by_image(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Make one example of up to ``most`` records about a picture, in order of the pictures' first appearance."""
+    if most == 1:
+        return list(samples)
+    pictures: dict[str, list[Sample]] = {}
+    for sample in samples:
+        # Records about words alone share nothing: one example each.
+        pictures.setdefault(sample.image or f"\0{sample.id}", []).append(sample)
+    chunks = [about[first : first + most] for about in pictures.values() for first in range(0, len(about), most)]
+    return [replace(chunk[0], parts=tuple(chunk)) for chunk in chunks]
 
 
 def memory_of_rows(memory: DecoderMemory, counts: Tensor | None) -> DecoderMemory:

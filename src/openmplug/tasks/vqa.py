@@ -21,7 +21,7 @@ from openmplug.models.network import Network
 from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
-from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import check_generation, generate, grouped_by_image, memory_of_rows, stack_images, target_log_probs
 
 
 class VQASettings(Settings):
@@ -134,15 +134,7 @@ class VQATask(Task):
         if self.settings.inference == "rank" and not self.settings.answers:
             seen = dict.fromkeys(answer for sample in samples for answer in sample.targets)
             self.settings = self.settings.model_copy(update={"answers": tuple(seen)})
-        most = self.settings.questions_per_example
-        if most == 1:
-            return list(samples)
-        pictures: dict[str, list[Sample]] = {}
-        for sample in samples:
-            # Questions about words alone share nothing: one example each.
-            pictures.setdefault(sample.image or f"\0{sample.id}", []).append(sample)
-        chunks = [about[first : first + most] for about in pictures.values() for first in range(0, len(about), most)]
-        return [replace(chunk[0], parts=tuple(chunk)) for chunk in chunks]
+        return grouped_by_image(samples, self.settings.questions_per_example)
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; evaluation leaves questions whole as the original does, up to the model's positions."""

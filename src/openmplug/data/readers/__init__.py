@@ -7,8 +7,10 @@ and what was expected.
 from __future__ import annotations
 
 from openmplug.data.readers.actions import read_action_list, read_kinetics, read_ssv2
+from openmplug.data.readers.boxes import read_refcoco, read_transvg
 from openmplug.data.readers.captions import read_coco_captions, read_karpathy, read_nocaps
 from openmplug.data.readers.labels import read_class_folders, read_snli_ve
+from openmplug.data.readers.nlvr1 import read_nlvr1_grounding
 from openmplug.data.readers.own import read_daquar, read_own
 from openmplug.data.readers.question_sets import read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
@@ -53,6 +55,9 @@ READERS: dict[str, Reader] = {
     "snli_ve": read_snli_ve,
     "nlvr2": read_nlvr2,
     "nlvr1": read_nlvr1,
+    "refcoco": read_refcoco,
+    "transvg": read_transvg,
+    "nlvr1_grounding": read_nlvr1_grounding,
     "glue": read_glue,
     "line_pairs": read_line_pairs,
     "lines": read_lines,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openmplug.batch import Coordinates
 from openmplug.errors import DataError
 
 
@@ -164,6 +167,34 @@ def need(record: Mapping[str, Any], field: str, where: str) -> Any:
     return value
 
 
+def read_box(value: Any, where: str, field: str, sized: bool = False) -> Coordinates:
+    """Return a box as left, top, right, bottom.
+
+    Args:
+        value: A list of four numbers; text holds it as JSON.
+        where: The record, for errors.
+        field: Its name there.
+        sized: The last two numbers are width and height.
+
+    Raises:
+        DataError: If it is none, or nothing is inside it.
+    """
+    given = value
+    if isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            given = json.loads(value)
+    order = "[left, top, width, height]" if sized else "[left, top, right, bottom]"
+    numbers = list(given) if isinstance(given, list | tuple) else []
+    if len(numbers) != 4 or not all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+        raise DataError(f"{where}: '{field}' is {value!r:.60}, expected {order} in pixels")
+    left, top, right, bottom = (float(each) for each in numbers)
+    if sized:
+        right, bottom = left + right, top + bottom
+    if right <= left or bottom <= top:
+        raise DataError(f"{where}: '{field}' is {value!r:.60}, a box without area; expected {order} in pixels")
+    return left, top, right, bottom
+
+
 def _names(record: Mapping[str, Any]) -> str:
     return ", ".join(sorted(record)) or "no columns"
 
@@ -185,7 +216,7 @@ def find_file(root: Path, names: Sequence[str], what: str) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
-    present = _some(path.name for path in sorted(root.iterdir()) if path.suffix in (".jsonl", ".csv", ".json", ".txt"))
+    present = _some(path.name for path in sorted(root.iterdir()) if path.suffix in (".jsonl", ".csv", ".json", ".txt", ".p", ".pth"))
     raise DataError(f"{what} not found in {root}: expected {' or '.join(names)}; found {present or 'no .jsonl, .csv, .json or .txt file'}")
 
 

@@ -1,4 +1,4 @@
-"""Your own data: ``{split}.jsonl`` or ``{split}.csv`` with one row per question, caption or label.
+"""Your own data: ``{split}.jsonl`` or ``{split}.csv`` with one row per question, caption, label or phrase.
 
 Columns (rename them with ``data.columns``, role: column):
 
@@ -8,6 +8,7 @@ Columns (rename them with ``data.columns``, role: column):
 ``image`` + ``label``                  a picture and its class, or a number to estimate
 ``text`` + ``label``                   a sentence and its class or number; ``text2`` is the second sentence of a pair
 ``image`` + ``text`` + ``label``       a statement about the picture and its class
+``image`` + ``phrase`` + ``box``       a phrase and where it is: [left, top, right, bottom] in the picture's pixels
 ``text`` + ``summary``                 a text and what to write about it
 ``video`` in the place of ``image``    the same about a video: a file, a GIF or a folder of frames
 ====================================  =================================================================================
@@ -24,22 +25,29 @@ from typing import Any
 
 from openmplug.batch import Sample
 from openmplug.data.images import open_images
-from openmplug.data.readers.files import find_file, read_rows
+from openmplug.data.readers.files import find_file, read_box, read_rows
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.data.text import sentence_pair, weigh_answers
 from openmplug.errors import DataError, UsageError
 
-_WORDS = ("question", "answer", "answers", "answer_set", "caption", "captions", "text", "text2", "label", "summary")
+_WORDS = ("question", "answer", "answers", "answer_set", "caption", "captions", "text", "text2", "label", "summary", "phrase", "box")
 ROLES = ("id", "image", *_WORDS, "video")
 # The kinds of data set, and the roles whose declaration in data.columns chooses one.
 _KINDS = {
     "question": ("question", "answer", "answers", "answer_set"),
     "caption": ("caption", "captions"),
     "summary": ("summary",),
+    "phrase": ("phrase", "box"),
     "label": ("text", "text2", "label"),
 }
 # Without a declaration the columns of the first row choose; an answer alone tells nothing.
-_MARKS = {"question": ("question",), "caption": ("caption", "captions"), "summary": ("summary",), "label": ("text", "label")}
+_MARKS = {
+    "question": ("question",),
+    "caption": ("caption", "captions"),
+    "summary": ("summary",),
+    "phrase": ("phrase",),
+    "label": ("text", "label"),
+}
 
 
 def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
@@ -49,7 +57,7 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
         root: Folder with ``{split}.jsonl`` or ``{split}.csv`` and the pictures (see ``open_images``).
         split: Stem of the file.
         columns: Role -> name of its column, for columns that are called otherwise. ``answer: null`` declares that the questions
-            have no answers (prediction only), ``label: null`` likewise, ``image: null`` that there is nothing to see.
+            have no answers (prediction only), ``label: null`` and ``box: null`` likewise, ``image: null`` that there is nothing to see.
             ``answer_set`` is a list whose members are all part of the one right answer.
 
     Raises:
@@ -62,7 +70,7 @@ def read_own(root: Path, split: str, columns: Mapping[str, str | None]) -> Split
     path = find_file(root, (f"{split}.jsonl", f"{split}.csv"), f"split '{split}'")
     rows = [_Row(where, values, columns) for where, values in read_rows(path)]
     kind = _kind(rows[0], columns)
-    build = {"question": _questions, "caption": _captions, "label": _labels, "summary": _summaries}[kind]
+    build = {"question": _questions, "caption": _captions, "label": _labels, "summary": _summaries, "phrase": _phrases}[kind]
     samples = build(rows)
     _refuse_repeated_ids(samples, path)
     _refuse_mixed_kinds(samples, path)
@@ -233,6 +241,20 @@ def _summaries(rows: list[_Row]) -> list[Sample]:
         identifier = str(row.get("id") if row.get("id") is not None else index)
         extra = row.rest("id", "text", "summary")
         samples.append(Sample(identifier, None, row.text("text"), (summary,), (1.0,), (summary,), extra=extra))
+    return samples
+
+
+def _phrases(rows: list[_Row]) -> list[Sample]:
+    number = Numbering()
+    samples = []
+    for index, row in enumerate(rows):
+        name, phrase, place = row.text("image"), row.text("phrase"), row.get("box")
+        if place is None and row.column("box") is not None:
+            row.text("box")  # says what is missing, and what is there
+        box = None if place is None else read_box(place, row.where, row.column("box") or "box")
+        identifier = str(row.get("id") if row.get("id") is not None else index)
+        extra = row.rest("id", "image", "phrase", "box")
+        samples.append(Sample(identifier, name, phrase, image_index=number(name), extra=extra, box=box))
     return samples
 
 

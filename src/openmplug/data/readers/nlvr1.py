@@ -1,0 +1,51 @@
+"""Phrases and boxes made of NLVR's scenes: three white boxes with coloured shapes, 400 x 100 px (Suhr et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from openmplug.batch import Sample
+from openmplug.data.images import open_images
+from openmplug.data.readers.files import find_file, need, read_box, read_rows
+from openmplug.data.readers.joined import JoinedImages
+from openmplug.data.readers.split import Numbering, Split
+from openmplug.errors import DataError
+
+FILES = ("dev", "test_u")
+HELD_OUT = 10  # every tenth presentation
+
+
+def read_nlvr1_grounding(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
+    """Read ``{file}_grounding.jsonl`` with lines ``{image, identifier, expression, bbox}``.
+
+    NLVR's ``identifier`` is ``n-m``, where n is the presentation: scenes of one are alike, so they stay on one side of the split.
+
+    Args:
+        root: Folder with ``{file}_grounding.jsonl`` and ``{file}_images.tar`` (or ``.zip``, or a folder) of ``dev`` and ``test_u``.
+        split: ``train``: the presentations of both files that 10 does not divide; ``valid``: the others; or the name of a file, whole.
+        columns: Not used; the format is fixed.
+
+    Returns:
+        One sample per phrase, numbered from 0 in each file; ``extra`` has ``identifier`` and ``size``, the thing's side in px.
+
+    Raises:
+        DataError: If a file is missing or not in this format.
+    """
+    files = FILES if split in ("train", "valid") else (split,)
+    number = Numbering()
+    samples: list[Sample] = []
+    for name in files:
+        path = find_file(root, (f"{name}_grounding.jsonl",), f"NLVR's boxes of split '{split}'")
+        for index, (where, row) in enumerate(read_rows(path)):
+            identifier = str(need(row, "identifier", where))
+            presentation = identifier.partition("-")[0]
+            if not presentation.isdecimal():
+                raise DataError(f"{where}: 'identifier' is {identifier!r:.40}, expected 'n-m' with the number n of the presentation")
+            if split in ("train", "valid") and (int(presentation) % HELD_OUT == 0) != (split == "valid"):
+                continue
+            image, box = f"{name}/{need(row, 'image', where)}", read_box(need(row, "bbox", where), where, "bbox")
+            extra = {"identifier": identifier, "size": round(box[3] - box[1])}
+            phrase = str(need(row, "expression", where))
+            samples.append(Sample(f"{name}/{index}", image, phrase, image_index=number(image), extra=extra, box=box))
+    return Split(split, samples, JoinedImages({name: open_images(root, name) for name in files}))
