@@ -203,6 +203,14 @@ def test_built_vocabulary_keeps_its_size():
     small = build_vocabulary(["aa ab ba bb aa"], size=110, min_count=1)
     assert small[104:] == ["a", "b", "##a", "##b", "aa", "ab"]
     assert len(build_vocabulary(["[SEP] [PAD]"])) == 104
+
+
+def test_a_built_vocabulary_has_the_words_of_a_task_before_all_others():
+    own = ["[unused339]", "[unused340]"]
+    vocab = build_vocabulary(["b a cc cc"], own=own)
+    assert vocab[104:] == [*own, "a", "b", "c", "##a", "##b", "##c", "cc"]
+    with pytest.raises(UsageError, match=r"cannot hold 3 characters and 2 words of the task; set tokenizer\.size to"):
+        build_vocabulary(["b a cc cc"], size=110, own=own)
     with pytest.raises(UsageError, match=r"a vocabulary of 105 cannot hold 2 characters; set tokenizer\.size to at least 108"):
         build_vocabulary(["ab"], size=105)
 

@@ -16,13 +16,13 @@ import openmplug
 from checkpoints.originals_made import original_state, write_original
 from openmplug.checkpoints.convert import convert
 from openmplug.checkpoints.store import save_weights
+from openmplug.data.box_transforms import BoxSettings, EvalBoxes, to_picture
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.errors import DataError, ModelError, UsageError
 from openmplug.inference.loading import load
 from openmplug.inference.pictures import read_image
 from openmplug.inference.results import Answer, Caption, Match
-from openmplug.tasks.grounding import letterbox
 from tiny_models import tiny_model
 
 Folders = Callable[..., Path]
@@ -237,16 +237,16 @@ def test_boxes_are_in_the_pictures_own_pixels(pictures: list[Path], tmp_path: Pa
 
 @pytest.mark.parametrize(("width", "height"), [(40, 24), (24, 40), (16, 16), (7, 300), (333, 5)])
 def test_the_letterbox_and_its_way_back(width: int, height: int) -> None:
-    pixels, way = letterbox(Image.new("RGB", (width, height), "white"), ImageSettings(size=16))
+    pixels, way = EvalBoxes(ImageSettings(size=16), BoxSettings()).place(Image.new("RGB", (width, height), "white"))
     assert pixels.shape == (3, 16, 16)
     inside = pixels[0] != 0
     rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
     left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     assert (left, top) == (way.left, way.top)
     assert max(right - left, bottom - top) == 16
-    square = torch.tensor([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]) / 16
-    found = way.to_picture(square, 16).tolist()
-    pixel = 1 / way.scale  # of the small picture, in the large one's
+    square = ((left + right) / 32, (top + bottom) / 32, (right - left) / 16, (bottom - top) / 16)
+    found = to_picture(square, way, 16)
+    pixel = 1 / way.scale_x  # of the small picture, in the large one's
     assert found == pytest.approx([0, 0, width, height], abs=pixel)
 
 

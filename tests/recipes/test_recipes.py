@@ -41,6 +41,9 @@ PUBLISHED = {
     "caption/coco_scst_mplug_large": 155.1,
     "classification/snli_ve_mplug_large": 89.45,
     "classification/nlvr2_mplug_large": 84.58,
+    "grounding/refcoco_mplug_large": 92.4,
+    "grounding/refcoco+_mplug_large": 86.02,
+    "grounding/refcocog_mplug_large": 85.88,
     "retrieval/coco_mplug_large": 82.8,
     "retrieval/flickr30k_mplug_large": 97.6,
     "retrieval/flickr30k_zeroshot_mplug_large": 93.0,
@@ -65,7 +68,7 @@ def test_a_recipe_is_short_and_says_how_to_run_it(name: str) -> None:
     header = "\n".join(line for line in lines if line.startswith("#"))
     assert "# Data: " in header
     verb = "evaluate" if "zeroshot" in name else "train"
-    assert re.search(rf"# Run: +openmplug {verb} {name} data\.root=DIR", header)
+    assert re.search(rf"# Run: +openmplug {verb} {re.escape(name)} data\.root=DIR", header)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,7 +93,7 @@ def test_a_recipe_is_valid_and_its_name_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_builds(name: str) -> None:
     config = load_recipe(name)
-    tokenizer = Tokenizer.from_vocab(build_vocabulary(["a few words"], min_count=1))
+    tokenizer = Tokenizer.from_vocab(build_vocabulary(["a few words"], min_count=1, own=TASKS[config.task].own_words))
     settings = {**config.settings, **({"queue_size": 64} if config.task == "retrieval" else {})}
     settings = TASKS[config.task].prepared(settings, [Sample(label, text="a", targets=(label,)) for label in ("0", "1")])
     with torch.device("meta"):
