@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 from pathlib import Path
@@ -16,6 +17,10 @@ from openmplug.engine.models import find_model
 from openmplug.engine.recipe import RunConfig, load_recipe
 from openmplug.engine.run import evaluate, train
 from openmplug.engine.tracking import read_lines
+from openmplug.inference.bulk.inputs import open_inputs
+from openmplug.inference.bulk.job import Job
+from openmplug.inference.bulk.run import predict
+from openmplug.inference.bulk.verbs import VERBS
 from openmplug.inference.loading import load
 
 NAMES = [name for name in list_recipes() if name.startswith("grounding/")]
@@ -103,7 +108,8 @@ def test_a_stopped_run_goes_on_the_same(tmp_path: Path) -> None:
     assert model_hash(tmp_path / "whole" / "checkpoint-last") == model_hash(tmp_path / "broken" / "checkpoint-last")
 
 
-def test_the_front_door_finds_what_evaluation_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_front_door_and_predict_find_what_evaluation_found(workers: int, tmp_path: Path) -> None:
     name = "grounding/nlvr1_mplug_tiny"  # stretched, which the folder must remember
     root = fixture_of(name, tmp_path / "data")
     config = recipe(name, root)
@@ -111,10 +117,25 @@ def test_the_front_door_finds_what_evaluation_found(tmp_path: Path) -> None:
     assert read_config(find_model(tmp_path / "run"))["settings"]["boxes"]["fit"] == "stretch"
     evaluate(config, tmp_path / "run", tmp_path / "evaluation", quiet=True)
     model = load(tmp_path / "run", device="cpu")
+    rows: list[dict[str, str]] = []
+    boxes: list[list[float]] = []
     for line in read_lines(tmp_path / "evaluation" / "predictions.jsonl"):
         folder, _, file = line["image"].partition("/")
-        box = model.ground(root / f"{folder}_images" / file, line["phrase"])
-        assert [box.left, box.top, box.right, box.bottom] == pytest.approx(line["box"], abs=0.01)
+        rows.append({"image": f"{folder}_images/{file}", "phrase": line["phrase"], "score": "of old"})
+        box = model.ground(root / rows[-1]["image"], line["phrase"])
+        boxes.append([box.left, box.top, box.right, box.bottom])
+        assert boxes[-1] == pytest.approx(line["box"], abs=0.01)
+    table = root / "list.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened = open_inputs([str(table)], VERBS["ground"].words, None)
+    tally = predict(
+        Job("ground", opened, tmp_path / "run", tmp_path / "boxes.csv", device="cpu", batch_size=3, workers=workers), lambda _: None
+    )
+    assert tally.done == len(rows)
+    with (tmp_path / "boxes.csv").open(newline="") as file:
+        for found, box, row in zip(csv.DictReader(file), boxes, rows, strict=True):
+            assert [float(found[side]) for side in ("left", "top", "right", "bottom")] == pytest.approx(box, abs=1e-4)
+            assert 0 < float(found["score"]) <= 1 and (found["phrase"], found["given_score"]) == (row["phrase"], "of old")
 
 
 def test_the_recipes_that_are_promised() -> None:

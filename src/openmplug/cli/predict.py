@@ -1,4 +1,4 @@
-"""``openmplug predict``: pictures, videos and texts in, a table of answers, captions, classes or matches out."""
+"""``openmplug predict``: pictures, videos and texts in, a table of answers, captions, classes, boxes or matches out."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from openmplug.inference.bulk.job import Job
     from openmplug.inference.bulk.run import Tally
 
-app = typer.Typer(help="Answer questions, write captions, name classes, match pictures.", pretty_exceptions_enable=False)
+app = typer.Typer(help="Answer questions, write captions, name classes, find phrases, match pictures.", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """Answer questions, write captions, name classes, match pictures."""
+    """Answer questions, write captions, name classes, find phrases, match pictures."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -115,6 +115,15 @@ def caption(flags: Flags) -> None:
 def classify(flags: Flags) -> None:
     """Name the class of each picture."""
     _run("classify", flags)
+
+
+@verb
+def ground(
+    flags: Flags,
+    phrase: Annotated[str | None, typer.Option("--phrase", "-p", help="Found in every picture that comes without one.")] = None,
+) -> None:
+    """Find what a phrase names in each picture: the box's corners in its pixels."""
+    _run("ground", flags, phrase)
 
 
 @verb

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from openmplug.batch import Tokens
+from openmplug.batch import Item, Sample, Tokens
 from openmplug.config import validate
 from openmplug.data.box_transforms import EvalBoxes, to_picture
 from openmplug.data.text import clean_caption
@@ -20,6 +20,7 @@ from openmplug.errors import DataError
 from openmplug.inference.pictures import read_image
 from openmplug.inference.results import Box
 from openmplug.inference.visuals import VisualInput, by_kind, is_clip
+from openmplug.tasks.decoding import stack_images
 from openmplug.tasks.grounding import BoxWords, GroundingSettings, locate
 from openmplug.tasks.retrieval import RetrievalSettings
 
@@ -29,19 +30,37 @@ if TYPE_CHECKING:
 
 def ground(model: Model, pairs: Sequence[tuple[VisualInput, str | None]]) -> list[Box]:
     """Find what each phrase names in its picture; see ``Model.ground``."""
-    settings = validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
-    words, transform = BoxWords.of(settings, model.tokenizer), EvalBoxes(model.image, settings.boxes)
+    transform = box_transform(model)
     boxes: list[Box] = []
     for start in range(0, len(pairs), model.batch_size):
-        part = pairs[start : start + model.batch_size]
-        squares = [transform.place(_picture(image)) for image, _ in part]
-        tokens = model.tokenizer.encode_phrases([text or "" for _, text in part], settings.max_text_length).to(model.device)
-        pixels = torch.stack([one for one, _ in squares]).to(model.device)
+        part = [(transform.place(_picture(image)), text) for image, text in pairs[start : start + model.batch_size]]
+        boxes += find_boxes(model, [Item(Sample("", text=text), pixels, placement=place) for (pixels, place), text in part])
+    return boxes
+
+
+def box_transform(model: Model) -> EvalBoxes:
+    """Return how a picture gets onto the square that the model looks for boxes on."""
+    return EvalBoxes(model.image, _box_settings(model).boxes)
+
+
+def _box_settings(model: Model) -> GroundingSettings:
+    return validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
+
+
+def find_boxes(model: Model, items: Sequence[Item]) -> list[Box]:
+    """Find what each item's phrase names, in the pixels of its picture; all items have pixels and a placement."""
+    settings = _box_settings(model)
+    words = BoxWords.of(settings, model.tokenizer)
+    boxes: list[Box] = []
+    for start in range(0, len(items), model.batch_size):
+        part = items[start : start + model.batch_size]
+        tokens = model.tokenizer.encode_phrases([item.sample.text or "" for item in part], settings.max_text_length).to(model.device)
+        pixels = stack_images(part).to(model.device)
         with model.computing():
             found, scores = locate(model.network, pixels, tokens.ids, tokens.mask, words)
-        for (x, y, width, height), score, (_, placement) in zip(found.tolist(), scores.tolist(), squares, strict=True):
-            left, top, right, bottom = to_picture((x, y, width, height), placement, model.image.size)
-            boxes.append(Box(left, top, right, bottom, score))
+        for item, (x, y, width, height), score in zip(part, found.tolist(), scores.tolist(), strict=True):
+            assert item.placement is not None
+            boxes.append(Box(*to_picture((x, y, width, height), item.placement, model.image.size), score))
     return boxes
 
 

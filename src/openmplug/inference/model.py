@@ -28,7 +28,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
-from openmplug.inference.abilities import embed_images, embed_texts, ground
+from openmplug.inference.abilities import box_transform, embed_images, embed_texts, ground
 from openmplug.inference.classifying import classifier, classify, labels
 from openmplug.inference.pictures import ImageInput
 from openmplug.inference.results import Answer, Box, Caption, Label, Match
@@ -111,7 +111,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self.batch_size = batch_size
         self.image = validate(ImageSettings, self.config["image"], where="image")
         self.video = saved_video(self.config)
-        self.visuals = VisualTransform(self.image, self.video)
+        self.visuals = VisualTransform(self.image, self.video, box_transform(self) if self.name == "grounding" else None)
         self.transform = self.visuals.picture
         self._tasks: dict[tuple[str, str], Task] = {}
 

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from openmplug.batch import Placement
+from openmplug.data.box_transforms import EvalBoxes
 from openmplug.data.clips import EvalClip, VideoSettings
 from openmplug.data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from openmplug.data.transforms import EvalTransform, ImageSettings
@@ -96,9 +98,11 @@ class VisualTransform:
     Args:
         image: Size and statistics.
         video: How videos are sampled and resized.
+        boxes: How pictures are placed where boxes are looked for.
     """
 
-    def __init__(self, image: ImageSettings, video: VideoSettings) -> None:
+    def __init__(self, image: ImageSettings, video: VideoSettings, boxes: EvalBoxes | None = None) -> None:
+        self.boxes = boxes
         self.picture = EvalTransform(image)
         self.clip = EvalClip(video, image)
 
@@ -112,6 +116,19 @@ class VisualTransform:
             return self.picture(found)
         with found:
             return self.clip(found)
+
+    def placed(self, found: Image.Image | Video) -> tuple[Tensor, Placement | None]:
+        """Transform what ``read_visual`` gave; where boxes are looked for, with the way back to the picture.
+
+        Raises:
+            DataError: If a video's frames cannot be decoded, or boxes are looked for in a video.
+        """
+        if self.boxes is None:
+            return self(found), None
+        if isinstance(found, Video):
+            found.close()
+            raise DataError(f"phrases are found in pictures, and '{found.name}' is a video; give one of its frames")
+        return self.boxes.place(found)
 
     def read(self, visual: VisualInput) -> Tensor:
         """Read and transform an input.

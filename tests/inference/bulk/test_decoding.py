@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from inference.bulk.making import table
-from openmplug.data.transforms import EvalTransform, ImageSettings
+from openmplug.data.clips import VideoSettings
+from openmplug.data.transforms import ImageSettings
 from openmplug.errors import EnvironmentProblem
 from openmplug.inference.bulk import decoding
 from openmplug.inference.bulk.decoding import Decoded, Decoder, choose_workers, decode
 from openmplug.inference.bulk.inputs import Inputs, open_inputs
 from openmplug.inference.bulk.sources import Key, Loaded
+from openmplug.inference.visuals import VisualTransform
 
 SIZE = 8
 
@@ -30,7 +32,7 @@ def inputs(place: Path) -> Inputs:
 
 
 def decoder(inputs: Inputs) -> Decoder:
-    return Decoder(inputs, EvalTransform(ImageSettings(size=SIZE)))
+    return Decoder(inputs, VisualTransform(ImageSettings(size=SIZE), VideoSettings()))
 
 
 def flat(batches: list[list[Decoded]]) -> list[Decoded]:

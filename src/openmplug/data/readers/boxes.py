@@ -122,8 +122,8 @@ def read_transvg(root: Path, split: str, columns: Mapping[str, str | None]) -> S
     """Read the lists of TransVG and the mPLUG scripts, ``{data set}_{split}.pth``.
 
     Args:
-        root: Folder with the list, or with a folder ``{data set}/`` that holds it (``unc/unc_val.pth``), and the pictures in ``train2014/`` (RefCOCO's),
-            ``images/`` or where ``data.images`` says.
+        root: Folder with the list, or with a folder ``{data set}/`` that holds it (``unc/unc_val.pth``), and the pictures in
+            ``train2014/`` (RefCOCO's), ``images/`` or where ``data.images`` says.
         split: The file's stem: ``unc_val``, ``unc+_testA``, ``gref_umd_test``, ``referit_test``, ``flickr_train``.
         columns: Not used; the format is fixed.
 

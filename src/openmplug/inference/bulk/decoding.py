@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from openmplug.batch import Placement
 from openmplug.data.loading import from_workers, start_worker
 from openmplug.errors import DataError
 from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.sources import Key
+from openmplug.inference.visuals import VisualTransform
 
 _WAITING = 2  # batches that each worker may be ahead of the model
 _MOST_WORKERS = 8
@@ -23,13 +25,17 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A row that is ready for the model: pixels (C, H, W) or (F, C, H, W) float32, or the reason why there are none."""
+    """A row that is ready for the model: pixels (C, H, W) or (F, C, H, W) float32, or the reason why there are none.
+
+    ``placement`` is the way back to the picture, where boxes are looked for.
+    """
 
     name: str
     text: str = ""
     fields: Mapping[str, Any] | None = None
     pixels: Tensor | None = None
     failure: str | None = None
+    placement: Placement | None = None
 
 
 class Decoder(Dataset[Decoded]):
@@ -40,7 +46,7 @@ class Decoder(Dataset[Decoded]):
         transform: Picture or video to pixels, as in evaluation.
     """
 
-    def __init__(self, inputs: Inputs, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(self, inputs: Inputs, transform: VisualTransform) -> None:
         self.inputs = inputs
         self.transform = transform
 
@@ -49,7 +55,8 @@ class Decoder(Dataset[Decoded]):
         _, row = key
         try:
             loaded = self.inputs.load(key)
-            return Decoded(row.name, loaded.text, loaded.fields, self.transform(loaded.image))
+            pixels, placement = self.transform.placed(loaded.image)
+            return Decoded(row.name, loaded.text, loaded.fields, pixels, placement=placement)
         except DataError as error:
             return Decoded(row.name, row.text, row.fields, failure=str(error))
 

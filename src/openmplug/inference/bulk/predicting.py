@@ -66,7 +66,8 @@ def predict_rows(model: Model, verb: Verb, rows: Sequence[Decoded]) -> list[Reco
         if row.pixels is not None:
             text = row.text if verb.words else None
             references = () if text is None else (text,)
-            items.append(Item(Sample(str(position), text=text, references=references, image_index=position), row.pixels))
+            sample = Sample(str(position), text=text, references=references, image_index=position)
+            items.append(Item(sample, row.pixels, placement=row.placement))
     found = iter(predict_items(model, verb, items))
     records = []
     for row in rows:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openmplug.batch import Item
+from openmplug.inference.abilities import find_boxes
 from openmplug.inference.model import Model
 
 
@@ -38,6 +39,7 @@ VERBS = {
     "vqa": Verb("vqa", "question", {"answer": "text", "score": "score"}),
     "caption": Verb("caption", None, {"caption": "text", "score": "score"}),
     "classify": Verb("classification", None, {"label": "text", "score": "score", "probabilities": "probabilities"}),
+    "ground": Verb("grounding", "phrase", {name: name for name in ("left", "top", "right", "bottom", "score")}),
     "match": Verb("retrieval", "text", {"probability": "probability", "similarity": "similarity"}),
 }
 """Name of a verb -> what it means; a new verb is one entry here and one command."""
@@ -54,6 +56,9 @@ def predict_items(model: Model, verb: Verb, items: Sequence[Item]) -> list[dict[
     Returns:
         The results of each item by column, in the order of the items.
     """
-    pairs = [(item.pixels, item.sample.text) for item in items if item.pixels is not None]
-    found = model.results(verb.task, pairs)
+    seen = [item for item in items if item.pixels is not None]
+    if verb.task == "grounding":
+        found: Sequence[Any] = find_boxes(model, seen)
+    else:
+        found = model.results(verb.task, [(item.pixels, item.sample.text) for item in seen if item.pixels is not None])
     return [{column: getattr(one, field) for column, field in verb.results.items()} for one in found]
