@@ -13,43 +13,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+from openmplug.engine.html import definitions, document, verdict
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #ffffff; --page: #f6f8fa;
-  --good: #1a7f37; --bad: #b3261e; --bar: #2f6feb; --blind: #8c959f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b3; --line: #3d444d; --card: #161b22; --page: #0d1117;
-  --good: #57ce72; --bad: #ff8f86; --bar: #6ea8ff; --blind: #7d8590; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 1.25rem 1rem 3rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
-h2 { font-size: 1.25rem; margin: 2.25rem 0 .25rem; }
-p { max-width: 44rem; margin: .4rem 0; }
-.soft { color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .8rem; }
-ul { padding: 0; margin: 1rem 0 0; list-style: none; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem; display: flex; gap: .8rem; }
-.card.tall { flex-direction: column; }
-.pair { display: flex; gap: .8rem; }
-figure { margin: 0; }
-figcaption { font-size: .8rem; color: var(--soft); }
-img { width: 6rem; height: 6rem; border-radius: .3rem; border: 1px solid var(--line); display: block; flex: none; }
-dl { margin: 0; min-width: 0; flex: 1; }
-dt { font-size: .8rem; color: var(--soft); }
-dd { margin: 0 0 .35rem; overflow-wrap: anywhere; }
-dd.asked { font-weight: 600; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line); margin-top: .8rem; }
-th, td { text-align: left; padding: .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.number, th.number { width: min(8.5rem, 20vw); }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-thead th.number { text-align: right; }
-.bar { display: block; height: .35rem; border-radius: .2rem; background: var(--bar); margin: .25rem 0 0 auto; min-width: 2px; }
-.bar.blind { background: var(--blind); }
-footer { margin-top: 2.5rem; font-size: .9rem; color: var(--soft); }
-code { font-size: .9em; overflow-wrap: anywhere; }
-""".strip()
+Record = dict[str, Any]
 
 
 def read_predictions(folder: Path) -> list[Record]:
@@ -77,17 +43,6 @@ class Pictures:
         return f'<img src="data:image/png;base64,{data}" width="96" height="96" alt="{escape(words)}">'
 
 
-def _verdict(right: bool, text: str) -> str:
-    # A mark and a word, not colour alone.
-    kind, mark, word = ("good", "✓", "right") if right else ("bad", "✗", "wrong")
-    shown = f'<span aria-hidden="true">{mark}</span> {escape(text) or "(nothing)"}'
-    return f'<span class="{kind}">{shown}</span> <span class="soft">({word})</span>'
-
-
-def _entries(rows: Sequence[tuple[str, str, str]]) -> str:
-    return "<dl>" + "".join(f'<dt>{escape(name)}</dt><dd class="{kind}">{value}</dd>' for name, value, kind in rows) + "</dl>"
-
-
 def question_cards(
     seeing: Sequence[Record], blind: Mapping[str, Record], pictures: Pictures, alt: Mapping[str, str], most: int = 12
 ) -> str:
@@ -102,10 +57,10 @@ def question_cards(
         entries = [
             ("Question", escape(record["question"]), "asked"),
             ("Right answer", escape(reference), ""),
-            ("The model says", _verdict(record["text"] == reference, record["text"]), ""),
+            ("The model says", verdict(record["text"] == reference, record["text"]), ""),
             ("Blind, it says", f'<span class="soft">{escape(other)}</span>', ""),
         ]
-        cards.append(f'<li class="card">{pictures.tag(record["image"], alt.get(record["image"], ""))}{_entries(entries)}</li>')
+        cards.append(f'<li class="card">{pictures.tag(record["image"], alt.get(record["image"], ""))}{definitions(entries)}</li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
 
@@ -114,10 +69,10 @@ def caption_cards(seeing: Sequence[Record], pictures: Pictures, most: int = 9) -
     cards = []
     for record in random.Random(1).sample(list(seeing), min(most, len(seeing))):
         entries = [
-            ("The model writes", _verdict(record["text"] in record["references"], record["text"]), "asked"),
+            ("The model writes", verdict(record["text"] in record["references"], record["text"]), "asked"),
             ("A right caption", escape(record["references"][0]), ""),
         ]
-        cards.append(f'<li class="card">{pictures.tag(record["image"], record["references"][0])}{_entries(entries)}</li>')
+        cards.append(f'<li class="card">{pictures.tag(record["image"], record["references"][0])}{definitions(entries)}</li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
 
@@ -131,7 +86,7 @@ def search_cards(seeing: Sequence[Record], pictures: Pictures, alt: Mapping[str,
             f"<figure>{pictures.tag(found, alt.get(found, ''))}<figcaption>found first</figcaption></figure>"
             f"<figure>{pictures.tag(record['image'], query)}<figcaption>meant</figcaption></figure>"
         )
-        entries = _entries([("Searched for", escape(query), "asked"), ("The right picture", _verdict(rank == 0, place), "")])
+        entries = definitions([("Searched for", escape(query), "asked"), ("The right picture", verdict(rank == 0, place), "")])
         cards.append(f'<li class="card tall">{entries}<div class="pair">{both}</div></li>')
     return f'<ul class="cards">{"".join(cards)}</ul>'
 
@@ -191,17 +146,7 @@ def write_page(path: Path, output: Path, labels: Mapping[str, str], results: Map
     pictures = Pictures(output / "data" / "vqa")
     # The pictures of a split are the same for every task, so a caption says what any of them shows.
     alt = {record["image"]: record["references"][0] for record in seeing["caption"]}
-    body = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>openmplug quickstart</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>What three small mPLUG models say</h1>
+    body = f"""<h1>What three small mPLUG models say</h1>
 <p>They were trained on this computer a moment ago, from random weights. Every picture here shows a combination of colour and shape that
 none of them met in training, such as a red circle: they know red and they know circles. Examples are drawn at random.</p>
 <h2>Scores</h2>
@@ -221,10 +166,6 @@ none of them met in training, such as a red circle: they know red and they know 
 <footer>
 <p>Next: <code>openmplug recipes</code> lists what else can be trained;
 <code>openmplug train --help</code> says how, on your own data too.</p>
-</footer>
-</main>
-</body>
-</html>
-"""
-    write_atomic(path, body)
+</footer>"""
+    write_atomic(path, document("openmplug quickstart", body))
     return path

@@ -23,10 +23,12 @@ from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
+from openmplug.engine.circumstances import circumstances
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.recompute import recompute_layers
+from openmplug.engine.report import write_report
 from openmplug.engine.submissions import submission
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
@@ -277,7 +279,15 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
 # -------------------------------------------------------------------------------------------------------------- evaluate
 
 
-def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def evaluate(
+    config: RunConfig,
+    model: Path,
+    output: Path,
+    device: str | None = None,
+    quiet: bool = False,
+    report: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Measure a trained model on a split and write ``predictions.jsonl``, ``metrics.json`` and the benchmark's own form of the former.
 
     Architecture, vocabulary, picture and video settings are the model's; the recipe gives the data, and task settings that replace the
@@ -289,6 +299,8 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
         output: Where to; made if needed.
         device: Overrides ``run.device``.
         quiet: Show no progress.
+        report: Write ``report.html`` too.
+        origin: Where the evaluation comes from (recipe, command): written into ``metrics.json`` first.
 
     Returns:
         The content of ``metrics.json``.
@@ -318,10 +330,11 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             evaluation = evaluate_task(task, loader, device=target, precision=precision, on_error=config.data.on_error, advance=advance)
     finally:
         display.close()
-    return write_evaluation(
+    result = write_evaluation(
         Path(output),
         evaluation,
         {
+            **(origin or {}),
             "task": config.task,
             "split": split.name,
             "data": {key: value for key, value in config.data.model_dump(mode="json").items() if key not in ("train", "workers")},
@@ -335,6 +348,10 @@ def evaluate(config: RunConfig, model: Path, output: Path, device: str | None = 
             "device": target.type,
             "openmplug": openmplug.__version__,
             "torch": torch.__version__,
+            **circumstances(target, config.run.threads),
         },
         submission(config.data.reader, config.data.evaluate, evaluation.predictions),
     )
+    if report:
+        write_report(Path(output), evaluation, result, task, split)
+    return result

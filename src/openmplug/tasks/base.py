@@ -20,6 +20,7 @@ from openmplug.data.loading import SampleTransform
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.models.network import Network
+from openmplug.tasks.marks import Marks, Shown, distance_marks, exact_marks, show
 
 Collator = Callable[[list[Item]], Batch]
 
@@ -117,6 +118,16 @@ class Task(nn.Module, ABC):
     def scorer(self) -> Mapping[str, str]:
         """Say how the metrics are computed (tokenisation, normalisation); written into ``metrics.json``."""
         return {}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Say what each prediction is worth by itself; by default equality with a reference, or the distance of a number."""
+        if getattr(self.settings, "regression", False):
+            return distance_marks(predictions)
+        return exact_marks(predictions, tuple(getattr(self.settings, "labels", ())))
+
+    def shown(self, prediction: Prediction) -> Shown:
+        """Choose what a person sees of a prediction in the report."""
+        return show(prediction)
 
     def training_state(self) -> dict[str, Tensor]:
         """Return every tensor of the task that is not the model's: twin, queues, pointers."""

@@ -14,11 +14,12 @@ from openmplug.config import Settings
 from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
-from openmplug.metrics.captions import caption_scores
+from openmplug.metrics.captions import caption_scores, cider, ptb_tokenise
 from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.marks import Marks
 from openmplug.tasks.self_critical import CiderReward, self_critical_loss
 
 
@@ -186,6 +187,13 @@ class CaptioningTask(Task):
             if field is not None and field in one.extra:
                 kinds.setdefault(str(one.extra[field]), []).append(one)
         return _scores(described) | {f"cider_{kind}": _scores(of_kind)["cider"] for kind, of_kind in sorted(kinds.items())}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark each caption by its own CIDEr, 0 to 10."""
+        described = [one for one in predictions if one.references]
+        texts = [ptb_tokenise(one.text) for one in described]
+        values = iter(cider(texts, [[ptb_tokenise(text) for text in one.references] for one in described])[1] if described else ())
+        return Marks("CIDEr", [float(next(values)) if one.references else None for one in predictions], full=None)
 
     def scorer(self) -> dict[str, str]:
         """Name the scorers."""

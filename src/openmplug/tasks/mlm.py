@@ -18,6 +18,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.objectives.language import IGNORE, Masked, mask_words
 from openmplug.tasks.base import Collator, Task
+from openmplug.tasks.marks import Marks, marks_by
 
 
 class MaskedWordsSettings(Settings):
@@ -121,6 +122,10 @@ class MaskedWordsTask(Task):
             return {}
         right, likelihood = sum(one.extra["right"] for one in predictions), sum(one.score for one in predictions)
         return {"accuracy": 100 * right / hidden, "perplexity": math.exp(min(-likelihood / hidden, 700.0))}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark each text by the share of its hidden words that were found."""
+        return marks_by("hidden words found", lambda one: one.extra["right"] / max(one.extra["hidden"], 1), predictions, full=None)
 
     def scorer(self) -> dict[str, str]:
         """Name the scores."""

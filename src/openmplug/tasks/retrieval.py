@@ -24,6 +24,7 @@ from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_
 from openmplug.objectives.itm import Negatives, matching_loss, negative_weights, sample_negatives
 from openmplug.tasks.base import Collator, Progress, Task
 from openmplug.tasks.decoding import stack_images
+from openmplug.tasks.marks import Marks, Shown
 from openmplug.tasks.reranking import Encoded, image_to_text, text_to_image
 
 
@@ -308,11 +309,12 @@ class RetrievalTask(Task):
             values, indices = rows.max(dim=1)
             best += zip(indices.tolist(), values.tolist(), strict=True)
         image_ranks: list[int] = []
-        found: list[int] = []
+        found: list[tuple[int, float]] = []
         for rows in text_to_image(self.model, split, k_image, add_similarity):
             done = len(image_ranks)
             image_ranks += ranks_from_scores(rows.cpu().numpy(), owner[done : done + len(rows)]).tolist()
-            found += rows.argmax(dim=1).tolist()
+            values, indices = rows.max(dim=1)
+            found += zip(indices.tolist(), values.tolist(), strict=True)
         captions = [text for sample in samples for text in sample.references]
         for number, sample in enumerate(samples):
             low, high = bounds[number], bounds[number + 1]
@@ -321,7 +323,8 @@ class RetrievalTask(Task):
                 "image": sample.image,
                 "text_rank": text_ranks[number],
                 "image_ranks": image_ranks[low:high],
-                "best_images": [samples[i].image for i in found[low:high]],
+                "best_images": [samples[index].image for index, _ in found[low:high]],
+                "best_image_scores": [value for _, value in found[low:high]],
                 **sample.extra,
             }
             yield Prediction(sample.id, captions[choice], score, sample.references, extra)
@@ -331,6 +334,19 @@ class RetrievalTask(Task):
         text_ranks = [one.extra["text_rank"] for one in predictions]
         image_ranks = [rank for one in predictions for rank in one.extra["image_ranks"]]
         return dict(retrieval_scores(text_ranks, image_ranks)) if text_ranks else {}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark the search for each picture by its first caption: 1 / rank of the right picture."""
+        certainty = [one.extra["best_image_scores"][0] for one in predictions]
+        return Marks("reciprocal rank", [1 / (1 + one.extra["image_ranks"][0]) for one in predictions], certainty=certainty)
+
+    def shown(self, prediction: Prediction) -> Shown:
+        """Show what was searched for, what was found first and where the right picture came; and the caption chosen for it."""
+        extra = prediction.extra
+        found, rank, right = extra["best_images"][0], extra["image_ranks"][0], extra["image"]
+        pictures = ((right, "found first, right"),) if found == right else ((found, "found first"), (right, "meant"))
+        asked = (("Searched for", prediction.references[0]), ("Place of the right picture", f"{rank + 1:,}"))
+        return Shown(pictures, (*asked, ("Text found for it", f"{prediction.text} (a right one came {extra['text_rank'] + 1:,})")))
 
     def scorer(self) -> dict[str, str]:
         """Name the protocol."""

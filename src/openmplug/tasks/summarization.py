@@ -19,6 +19,7 @@ from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, target_log_probs
+from openmplug.tasks.marks import Marks, marks_by
 
 
 class SummarizationSettings(Settings):
@@ -128,6 +129,10 @@ class SummarizationTask(Task):
             return {}
         scores = rouge_scores([one.text for one in known], [one.references for one in known])
         return {name: 100 * value for name, value in scores.items()}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark each summary by its own ROUGE-L, 0 to 1."""
+        return marks_by("ROUGE-L", lambda one: rouge_scores([one.text], [one.references])["rouge_l"], predictions, full=None)
 
     def scorer(self) -> dict[str, str]:
         """Name the scorer."""

@@ -22,6 +22,7 @@ from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
 from openmplug.tasks.decoding import check_generation, generate, grouped_by_image, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.marks import Marks, marks_by
 
 
 class VQASettings(Settings):
@@ -220,6 +221,11 @@ class VQATask(Task):
             if self.settings.score_by is not None and self.settings.score_by in one.extra:
                 kinds.setdefault(str(one.extra[self.settings.score_by]), []).append(value)
         return scores | {f"accuracy_{kind}": _mean(values) for kind, values in sorted(kinds.items())}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark each answer by the accuracy that ``settings.metric`` names, 0 to 1."""
+        name, worth = ("VQA accuracy", vqa_accuracy) if self.settings.metric == "vqa" else ("exact match", exact_match)
+        return marks_by(name, lambda one: worth(one.text, one.references), predictions)
 
     def scorer(self) -> dict[str, str]:
         """Name the scorers."""
