@@ -7,8 +7,10 @@ DEFAULT_TESTS := not slow and not gpu and not released
 # Small models on few cores: threads inside torch only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
+RESULTS := $(BIN)/openmplug results page docs/results --output docs/results.md --index src/openmplug/recipes/results.json
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check format bench clean
+.PHONY: help setup quickstart test test-slow test-gpu check results format bench clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,11 +33,15 @@ test-slow: setup  ## the tests that take longer
 test-gpu: setup  ## the tests that need an NVIDIA GPU
 	$(PYTEST) -m "gpu" $(PYTEST_ARGS)
 
-check: setup  ## format, lint, types, direction of imports
+check: setup  ## format, lint, types, direction of imports, the results page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(RESULTS) --check
+
+results: setup  ## make docs/results.md, and the numbers of `recipes list`, from docs/results/
+	$(RESULTS)
 
 format: setup  ## format and mend what ruff can mend
 	$(BIN)/ruff format .

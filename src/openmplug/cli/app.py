@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmplug import __version__
-from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, screen, train
+from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, results, screen, train
 from openmplug.errors import OpenmplugError
 
 # typer brings its own copy of click since 0.26 and used the installed one before; this is the right class in both.
@@ -98,6 +98,7 @@ def root(
 app.command("info")(info.show)
 app.add_typer(models.app, name="models")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(results.app, name="results")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

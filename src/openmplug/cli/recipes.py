@@ -9,16 +9,20 @@ import typer
 from openmplug.cli import screen
 from openmplug.cli.options import Debug, Json, Overrides, Recipe
 
+WIDE = 130
+
 app = typer.Typer(help="List and show the shipped recipes.", pretty_exceptions_enable=False)
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return the row of one recipe: name, task, benchmark, model, metric, the paper's number and its source."""
+    """Return the row of one recipe: name, task, benchmark, model, metric, the paper's number and its source, and what we measured."""
     from openmplug.config import load_tree
     from openmplug.engine.catalog import find_recipe, recipes_root
+    from openmplug.engine.results import shipped_results
 
     tree = load_tree(find_recipe(name), base=recipes_root())
     paper = tree.get("paper") or {}
+    measured = shipped_results().get(name)
     return {
         "name": name,
         "task": tree.get("task"),
@@ -28,6 +32,8 @@ def describe(name: str) -> dict[str, Any]:
         "metric": paper.get("metric"),
         "paper": paper.get("value"),
         "source": paper.get("source"),
+        "ours": measured and measured["value"],
+        "measured": measured,
     }
 
 
@@ -40,16 +46,20 @@ def default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_all(json_output: Json = False, debug: Debug = False) -> None:
-    """List every shipped recipe with its benchmark, model and the paper's number."""
+    """List every shipped recipe with its benchmark, model, the paper's number, and ours where it was measured."""
     from openmplug.engine.catalog import list_recipes
 
     rows = [describe(name) for name in list_recipes()]
     if json_output:
         screen.document(rows)
         return
-    columns = ("recipe", "benchmark", "metric", "paper")
-    cells = [(row["name"], row["benchmark"], row["metric"], row["paper"]) for row in rows]
-    screen.table("Recipes (the name says task, benchmark, model)", columns, cells, right=("paper",))
+    # One line each: in 80 columns the name, which says task, benchmark and model, and the numbers; elsewhere the words too.
+    wide = screen.width() >= WIDE
+    columns = ("recipe", *(("task", "benchmark", "model") if wide else ()), "metric", "paper", "ours")
+    cells = [[row["name"], *(row[column] for column in columns[1:])] for row in rows]
+    title = "Recipes" if wide else "Recipes (the name says task, benchmark, model)"
+    screen.table(title, columns, cells, right=("paper", "ours"))
+    screen.note("What was measured, on what and with which control: openmplug recipes list --json, and docs/results.md")
     screen.note("One recipe in full: openmplug recipes show NAME")
 
 

@@ -61,6 +61,13 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def width() -> int:
+    """Return how many columns stdout has; 80 where it is no terminal and COLUMNS does not say."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
     """Print a table on stdout; words wrap and no column is cut.
 

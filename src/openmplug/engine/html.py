@@ -16,7 +16,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 main { max-width: 68rem; margin: 0 auto; padding: 1.25rem 1rem 3rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.25rem 0 .25rem; }
 p { max-width: 44rem; margin: .4rem 0; }
 .soft { color: var(--soft); }
@@ -45,7 +45,7 @@ summary { cursor: pointer; margin-top: 1.5rem; }
 .scroll { overflow-x: auto; }
 .scroll table { width: auto; min-width: min(100%, 22rem); }
 table.square td, table.square th { text-align: right; padding: .3rem .5rem; }
-img.thumb { width: auto; height: auto; max-width: 8rem; max-height: 8rem; }
+img.thumb { width: auto; height: auto; min-width: 4rem; max-width: 8rem; max-height: 8rem; }
 .gone { width: 6rem; height: 4rem; font-size: .75rem; display: grid; place-items: center; text-align: center; overflow: hidden;
   border: 1px dashed var(--line); }
 code { font-size: .9em; overflow-wrap: anywhere; }

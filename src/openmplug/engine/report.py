@@ -218,8 +218,9 @@ class Cards:
             text, kind = _cut(text, LONGEST), "" if number else "asked"
             judged = label == "Predicted" and value is not None and full is not None
             rows.append((label, verdict((value or 0) > (full or 0) / 2, text) if judged else escape(text), kind))
-        rows += [] if value is None else [(self._marks.name, f"{value:.3g}", "")]
-        rows += [("Certainty", f"{self._marks.certainty[place]:.3g}", "")] if self._marks.certainty else []
+        measured = [] if value is None else [f"{self._marks.name} {value:.3g}"]
+        measured += [f"certainty {self._marks.certainty[place]:.3g}"] if self._marks.certainty else []
+        rows += [("Measured", f'<span class="soft">{escape(", ".join(measured))}</span>', "")] if measured else []
         pictures = [
             f"<figure>{self._pictures.tag(name, words)}<figcaption>{escape(below)}</figcaption></figure>" for name, below in shown.pictures
         ]

@@ -43,7 +43,7 @@ class Shown:
 def exact_marks(predictions: Sequence[Prediction], classes: tuple[str, ...] = ()) -> Marks:
     """Mark 1 what an annotator said in the same words, 0 everything else."""
     values = [float(one.text in one.references) if one.references else None for one in predictions]
-    return Marks("right answers", values, certainty=[one.score for one in predictions], classes=classes)
+    return Marks("accuracy", values, certainty=[one.score for one in predictions], classes=classes)
 
 
 def distance_marks(predictions: Sequence[Prediction]) -> Marks:
