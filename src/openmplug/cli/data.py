@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openmplug.cli import screen
 from openmplug.cli.options import Debug, DryRun, Json, Output, Overrides, Recipe
+
+if TYPE_CHECKING:
+    from openmplug.data.checking import FileReport, SplitReport
 
 app = typer.Typer(help="Check a data set, or make the built-in one.", pretty_exceptions_enable=False)
 
@@ -28,8 +32,12 @@ def check(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read a recipe's data set and say what is wrong: rows, file references, pictures, videos."""
-    from openmplug.data.checking import check_split
+    """Say of each file of a recipe's data set whether it is found, missing or wrong, with counts against the official ones.
+
+    Rows, file references, pictures and videos are looked at too.
+    """
+    from openmplug.data.checking import FileReport, SplitReport, check_files, check_split
+    from openmplug.data.official import find_benchmark
     from openmplug.data.splits import read_split
     from openmplug.engine.recipe import load_recipe
     from openmplug.errors import DataError
@@ -37,33 +45,59 @@ def check(
 
     config = load_recipe(recipe, overrides or [])
     settings, learns_targets = config.data, find_task(config.task).learns_targets
-    reports = [
-        check_split(read_split(settings, name), None if every else 64, learns_targets=learns_targets)
-        for name in dict.fromkeys([*settings.train, settings.evaluate])
-    ]
-    problems = [f"split '{report.name}': {problem}" for report in reports for problem in report.problems()]
+    root = settings.root.expanduser() if settings.root is not None else None
+    if root is None or not root.is_dir():
+        read_split(settings, settings.evaluate)  # says what is wrong with data.root
+    assert root is not None
+    benchmark = find_benchmark(settings.reader, str((config.paper or {}).get("benchmark", "")))
+    reports: list[SplitReport] = []
+    files: list[FileReport] = []
+    for name in dict.fromkeys([*settings.train, settings.evaluate]):
+        try:
+            found: SplitReport | DataError = check_split(read_split(settings, name), None if every else 64, learns_targets=learns_targets)
+        except DataError as error:
+            found = error
+        reports += [found] if isinstance(found, SplitReport) else []
+        files += check_files(root, name, benchmark, found, whole=settings.limit is None)
+    problems = [f"split '{file.split}': {file.reason or f'{file.name} is missing'}" for file in files if file.state != "found"]
+    problems += [f"split '{report.name}': {problem}" for report in reports for problem in report.problems() if report.kind not in problem]
+    source = benchmark.source if benchmark is not None else None
     if json_output:
-        screen.document({"ok": not problems, "problems": problems, "splits": [_as_dict(report) for report in reports]})
+        splits = [_as_dict(report) for report in reports]
+        rows = [{field: getattr(file, field) for field in FileReport.__dataclass_fields__} for file in files]
+        screen.document({"ok": not problems, "problems": problems, "official": source, "files": rows, "splits": splits})
     else:
-        columns = ("split", "records", reports[0].kind, "missing", "opened", "unreadable", "unused")
-        rows = [
-            (report.name, report.records, report.pictures, len(report.missing), report.opened, len(report.unreadable), report.unused)
-            for report in reports
-        ]
-        screen.table(f"Data in {settings.root}", columns, rows, right=columns[1:])
-        for report in reports:
-            kind = "video" if report.first.clip else "image"
-            words = f", text {report.first.text!r}" if report.first.text else ""
-            screen.note(
-                f"first record of '{report.name}': {kind} {report.first.image!r}{words}, targets {list(report.first.targets)[:3]!r}"
-            )
+        _show(files, reports, str(settings.root), source)
     if problems:
         raise DataError("; ".join(problems))
     if not json_output:
         screen.note("no problem found")
 
 
-def _as_dict(report: Any) -> dict[str, Any]:
+def _show(files: Sequence[FileReport], reports: Sequence[SplitReport], root: str, source: str | None) -> None:
+    """Print what was found, file by file and split by split."""
+
+    def number(value: int | None) -> str:
+        return "-" if value is None else f"{value:,}"
+
+    rows = [(file.name, file.split, file.state, number(file.count), " or ".join(map(number, file.official)) or "-") for file in files]
+    screen.table(f"Files in {root}", ("file", "split", "state", "count", "official"), rows, right=("count", "official"))
+    if reports:
+        columns = ("split", "records", reports[0].kind, "missing", "opened", "unreadable", "unused")
+        counts = [
+            (report.name, report.records, report.pictures, len(report.missing), report.opened, len(report.unreadable), report.unused)
+            for report in reports
+        ]
+        screen.table("Splits that can be read", columns, counts, right=columns[1:])
+    for report in reports:
+        kind = "video" if report.first.clip else "image"
+        words = f", text {report.first.text!r}" if report.first.text else ""
+        screen.note(f"first record of '{report.name}': {kind} {report.first.image!r}{words}, targets {list(report.first.targets)[:3]!r}")
+    if source is not None:
+        screen.note(f"official numbers: {source}")
+
+
+def _as_dict(report: SplitReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "records": report.records,

@@ -1,13 +1,19 @@
-"""What is wrong with a data set, found before a run finds it: every file reference, the first pictures, records with nothing to learn."""
+"""What is wrong with a data set, found before a run finds it.
+
+Which official files are there, whether as much is in them as their authors say, every file reference, the first pictures, records with
+nothing to learn.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from openmplug.batch import Failure, Sample
 from openmplug.data.images import ImageSource
+from openmplug.data.official import Benchmark, OfficialSplit
 from openmplug.data.readers.split import Split
 from openmplug.data.video import open_clip
 from openmplug.errors import DataError
@@ -106,3 +112,89 @@ def check_split(
         if opened is not None:
             opened(1)
     return report
+
+
+# -------------------------------------------------------------------------------------------------------------- its files
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What was found of one file of a split, or of all its pictures.
+
+    Args:
+        split: The split.
+        name: Of the file, or "pictures" or "videos".
+        state: Whether it is there and as it should be.
+        count: How many records, or pictures that are there; None where they were not counted.
+        official: How many there should be; empty where nobody says, several where several versions are in use.
+        unit: What is counted.
+        reason: What is wrong.
+    """
+
+    split: str
+    name: str
+    state: Literal["found", "missing", "wrong"]
+    count: int | None = None
+    official: tuple[int, ...] = ()
+    unit: str = "records"
+    reason: str = ""
+
+
+def check_files(
+    root: Path, split: str, benchmark: Benchmark | None, found: SplitReport | DataError, whole: bool = True
+) -> list[FileReport]:
+    """Hold the files of a split against what its benchmark publishes.
+
+    Args:
+        root: Folder of the data set.
+        split: The split's name.
+        benchmark: Its official files and numbers; None where nothing official is known.
+        found: What ``check_split`` said, or why the split could not be read.
+        whole: The split was read whole: its records may be counted.
+
+    Returns:
+        A line for each annotation file, then one for the pictures where the split was read and has some.
+    """
+    official = (benchmark.split(split) if benchmark is not None else None) or OfficialSplit()
+    unit = benchmark.unit if benchmark is not None else "records"
+    wanted = benchmark.files_of(split) if benchmark is not None else []
+    report = None if isinstance(found, DataError) else found
+    lines: list[FileReport] = []
+    for number, names in enumerate(wanted):
+        place = next((path for name in names for path in sorted(root.glob(name)) if path.is_file()), None)
+        if place is None:
+            expected = official.records if number == 0 else ()
+            reason = f"{' or '.join(names)} is missing"
+            lines.append(FileReport(split, names[0], "missing", official=expected, unit=unit, reason=reason))
+            continue
+        name = place.relative_to(root).as_posix()
+        if isinstance(found, DataError) and str(place) in str(found):
+            lines.append(FileReport(split, name, "wrong", official=official.records, unit=unit, reason=str(found)))
+        elif number == 0:
+            lines.append(_counted(split, name, report.records if report and whole else None, official.records, unit))
+        else:
+            lines.append(FileReport(split, name, "found", unit=unit))
+    if isinstance(found, DataError) and all(line.state == "found" for line in lines):
+        lines.append(FileReport(split, "records", "wrong", official=official.records, unit=unit, reason=str(found)))
+    if report is not None and not wanted:
+        lines.append(_counted(split, "records", report.records if whole else None, official.records, unit))
+    if report is not None and report.pictures:
+        there = report.pictures - len(report.missing)
+        known = (official.pictures,) if official.pictures is not None and whole else ()
+        lines.append(_pictures(split, report, there, known))
+    return lines
+
+
+def _counted(split: str, name: str, count: int | None, official: tuple[int, ...], unit: str) -> FileReport:
+    if count is None or not official or count in official:
+        return FileReport(split, name, "found", count, official, unit)
+    expected = " or ".join(f"{number:,}" for number in official)
+    return FileReport(split, name, "wrong", count, official, unit, f"'{name}' has {count:,} {unit}, officially {expected}")
+
+
+def _pictures(split: str, report: SplitReport, there: int, official: tuple[int, ...]) -> FileReport:
+    troubles = [problem for problem in report.problems() if report.kind in problem]
+    if official and report.pictures not in official:
+        troubles.append(f"the records name {report.pictures:,} {report.kind}, officially {official[0]:,}")
+    state: Literal["found", "missing", "wrong"] = "missing" if not there else "wrong" if troubles else "found"
+    return FileReport(split, report.kind, state, there, official, report.kind, "; ".join(troubles))
