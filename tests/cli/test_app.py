@@ -16,7 +16,18 @@ from openmplug.cli import info
 from openmplug.cli.app import explain
 from openmplug.errors import DataError, EnvironmentProblem, ModelError, UsageError
 
-VERBS = ["info", "recipes list", "recipes show", "data check", "data make shapes", "data make moving", "train", "evaluate"]
+VERBS = [
+    "info",
+    "recipes list",
+    "recipes show",
+    "results add",
+    "results page",
+    "data check",
+    "data make shapes",
+    "data make moving",
+    "train",
+    "evaluate",
+]
 VERBS += ["predict vqa", "predict caption", "predict match", "quickstart"]
 
 
@@ -54,7 +65,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert "--debug" in outcome.out
 
 
-@pytest.mark.parametrize("group", ["", "data", "data make", "predict"])
+@pytest.mark.parametrize("group", ["", "data", "data make", "predict", "results"])
 def test_a_group_alone_shows_its_help(group: str) -> None:
     outcome = run(*group.split())
     assert outcome.code == 0

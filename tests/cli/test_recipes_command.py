@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from cli.command import run
 from openmplug.config import _parse
 
@@ -11,10 +13,13 @@ from openmplug.config import _parse
 def test_list_as_json() -> None:
     rows = json.loads(run("recipes", "list", "--json").out)
     by_name = {row["name"]: row for row in rows}
-    assert {"name", "task", "benchmark", "model", "metric", "paper", "source"} <= rows[0].keys()
+    assert {"name", "task", "benchmark", "model", "metric", "paper", "source", "ours"} <= rows[0].keys()
     base = by_name["vqa/vqav2_mplug_base"]
     assert (base["task"], base["model"], base["metric"], base["paper"]) == ("vqa", "mplug-base", "vqa_accuracy", 79.79)
-    assert by_name["vqa/easy_vqa_mplug_tiny"]["paper"] is None
+    easy = by_name["vqa/easy_vqa_mplug_tiny"]
+    assert (easy["paper"], base["ours"]) == (None, None)
+    assert easy["ours"] == easy["measured"]["value"] > 90
+    assert {"metric", "split", "count", "date", "commit"} <= easy["measured"].keys()
 
 
 def test_list_as_a_table_fits_the_screen_and_breaks_no_name() -> None:
@@ -23,6 +28,14 @@ def test_list_as_a_table_fits_the_screen_and_breaks_no_name() -> None:
     assert outcome.out == run("recipes", "list").out
     assert "retrieval/flickr30k_mplug_large " in outcome.out
     assert all(len(line) <= 80 for line in outcome.out.splitlines())
+
+
+def test_a_wide_screen_has_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    lines = run("recipes", "list").out.splitlines()
+    assert next(line for line in lines if "recipe" in line).split() == ["recipe", "task", "benchmark", "model", "metric", "paper", "ours"]
+    row = next(line for line in lines if "vqa/vqav2_mplug_base" in line)
+    assert "mplug-base" in row and "VQA v2 test-dev" in row and "79.79" in row
 
 
 def test_show_resolves_everything() -> None:

@@ -114,3 +114,19 @@ def test_an_interrupted_run_is_saved_and_goes_on(shapes: Path, tmp_path: Path) -
     assert outcome.code == 0, outcome.err
     assert "resuming at step" in outcome.err
     assert json.loads(outcome.out)["stopped"] == "run.max_minutes=0.001 reached"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_evaluation_leaves_a_page_to_look_at(task: str, shapes: Path, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    arguments = ("evaluate", f"{task}/shapes_mplug_tiny", "--model", trained(task), f"data.root={shapes / task}", "data.limit=4")
+    outcome = run(*arguments, "--output", tmp_path / "a")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg;base64," in text
+    assert f"{task}/shapes_mplug_tiny on split" in text
+    facts = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert facts["recipe"] == f"{task}/shapes_mplug_tiny"
+    assert facts["command"].startswith(f"openmplug evaluate {task}/shapes_mplug_tiny --model ")
+    assert facts["date"].endswith("Z") and facts["hardware"] and facts["threads"] >= 1
+    assert run(*arguments, "--no-report", "--output", tmp_path / "b").code == 0
+    assert not (tmp_path / "b" / "report.html").exists()
