@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from dataclasses import replace
@@ -140,8 +141,6 @@ def test_large_pictures_and_long_texts_stay_small(tmp_path: Path) -> None:
     report(tmp_path, long, split)
     assert (tmp_path / REPORT).stat().st_size < 3_000_000
     for source in re.findall(r'base64,([^"]+)"', (tmp_path / REPORT).read_text(encoding="utf-8"))[:3]:
-        import base64
-
         assert max(Image.open(io.BytesIO(base64.b64decode(source))).size) <= 160
 
 
@@ -223,3 +222,22 @@ def test_searches_show_what_was_found_and_what_was_meant(tmp_path: Path) -> None
     assert "found first, right" in page.words and "meant" in page.words
     text = (tmp_path / REPORT).read_text(encoding="utf-8")
     assert text.index("text 2") < text.index("text 1")  # the surer one first
+
+
+def test_boxes_are_drawn_and_several_pictures_stand_side_by_side(tmp_path: Path) -> None:
+    split = pictures(tmp_path / "p", 4, side=320)
+    found = {"phrase": "the left cup", "box": [20.0, 20.0, 100.0, 100.0], "true_box": [40.0, 40.0, 200.0, 200.0]}
+    predictions = [Prediction(str(n), "", -0.1, (), {"image": f"{n}.png", "iou": 0.3 * n, **found}) for n in range(4)]
+    task = SimpleNamespace(settings=SimpleNamespace(), shown=show)
+    task.marks = lambda every: Task.marks(cast(Any, task), every)
+    page = report(tmp_path, predictions, split, task)
+    assert "right box green and found box red" in page.words
+    assert headings(page, tmp_path)[1:] == ["Most confident errors", "Misses, drawn at random", "Hits, drawn at random"]
+    first = next(attributes["src"] or "" for tag, attributes in page.tags if tag == "img")
+    image = Image.open(io.BytesIO(base64.b64decode(first.split(",")[1]))).convert("RGB")
+    red, green, _ = np.asarray(image, dtype=int)[60, 100]  # on the right box's right side
+    assert green > red + 40
+    red, green, _ = np.asarray(image, dtype=int)[30, 50]  # on the found box's
+    assert red > green + 40
+    both = [Prediction("0", "True", 0.9, ("True",), {"image": ["0.png", "1.png"], "input": "two cups"})]
+    assert len([tag for tag, _ in report(tmp_path, both, split).tags if tag == "img"]) == 2

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from openmplug.batch import Prediction
 from openmplug.checkpoints.atomic import write_atomic
@@ -35,6 +35,7 @@ SIDE = 160
 LONGEST = 300
 MOST_KINDS = 30
 MOST_CLASSES = 20
+RIGHT, FOUND = "#1a7f37", "#d1242f"
 
 
 class Thumbnails:
@@ -50,12 +51,13 @@ class Thumbnails:
         self._clips = {sample.image for sample in split.samples if sample.clip}
         self._left = most_bytes
 
-    def tag(self, name: str, words: str) -> str:
+    def tag(self, name: str, words: str, boxes: Sequence[tuple[str, Sequence[float]]] = ()) -> str:
         """Return an ``img`` element, or a box that says why there is none.
 
         Args:
             name: Of the picture or video, whose middle frame is shown.
             words: What to say of it to people who do not see it.
+            boxes: Colour and corners, xyxy in the picture's pixels, of what to draw on it.
         """
         if self._left <= 0:
             return f'<span class="gone">{escape(_cut(name, 60))}</span>'
@@ -63,7 +65,13 @@ class Thumbnails:
             image = self._open(name)
         except (OpenmplugError, OSError, ValueError):
             return '<span class="gone">cannot be read</span>'
+        width, height = image.size
         image.thumbnail((SIDE, SIDE))
+        scales = (image.width / width, image.height / height) * 2
+        for colour, corners in boxes:
+            x, y, right, bottom = (corner * scale for corner, scale in zip(corners, scales, strict=True))
+            if x <= right and y <= bottom:
+                ImageDraw.Draw(image).rectangle((x, y, right, bottom), outline=colour, width=2)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=75)
         data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -221,8 +229,12 @@ class Cards:
         measured = [] if value is None else [f"{self._marks.name} {value:.3g}"]
         measured += [f"certainty {self._marks.certainty[place]:.3g}"] if self._marks.certainty else []
         rows += [("Measured", f'<span class="soft">{escape(", ".join(measured))}</span>', "")] if measured else []
+        boxes = [(colour, box) for colour, box in ((RIGHT, shown.right), (FOUND, shown.found)) if len(box) == 4]
+        drawn = " and ".join(name for name, box in (("right box green", shown.right), ("found box red", shown.found)) if box)
         pictures = [
-            f"<figure>{self._pictures.tag(name, words)}<figcaption>{escape(below)}</figcaption></figure>" for name, below in shown.pictures
+            f"<figure>{self._pictures.tag(name, words, [] if number else boxes)}"
+            f"<figcaption>{escape(below or ('' if number else drawn))}</figcaption></figure>"
+            for number, (name, below) in enumerate(shown.pictures)
         ]
         beside = pictures[0] if len(pictures) == 1 else f'<div class="pair">{"".join(pictures)}</div>' if pictures else ""
         return f'<li class="card{" tall" if len(pictures) > 1 else ""}">{beside}{definitions(rows)}</li>'

@@ -34,10 +34,14 @@ class Shown:
     Args:
         pictures: Name of each picture or video, and what to write below it.
         lines: What it was asked, what it said, what would have been right: a label and a text each.
+        found: Box that was found in the first picture, xyxy in its pixels.
+        right: Box that is right, likewise.
     """
 
     pictures: tuple[tuple[str, str], ...]
     lines: tuple[tuple[str, str], ...]
+    found: tuple[float, ...] = ()
+    right: tuple[float, ...] = ()
 
 
 def exact_marks(predictions: Sequence[Prediction], classes: tuple[str, ...] = ()) -> Marks:
@@ -50,6 +54,12 @@ def distance_marks(predictions: Sequence[Prediction]) -> Marks:
     """Mark numbers by how far they are from the right one: 0 at best, else negative."""
     values = [-abs(float(one.text) - float(one.references[0])) if one.references else None for one in predictions]
     return Marks("distance from the right number, negative", values, full=None)
+
+
+def overlap_marks(predictions: Sequence[Prediction]) -> Marks:
+    """Mark boxes by their overlap with the right one, which each prediction has as ``iou``; more than half is right."""
+    values = [None if "iou" not in one.extra else float(one.extra["iou"]) for one in predictions]
+    return Marks("overlap", values, certainty=[one.score for one in predictions])
 
 
 def marks_by(
@@ -70,10 +80,13 @@ def marks_by(
 
 def show(prediction: Prediction, most: int = 5) -> Shown:
     """Show a prediction by the fields that most tasks give it: picture, question or text, what was said, at most ``most`` references."""
-    extra = prediction.extra
-    pictures = ((str(extra["image"]), ""),) if extra.get("image") is not None else ()
-    asked = [(label, str(extra[field])) for field, label in (("question", "Question"), ("input", "Text")) if extra.get(field)]
+    extra, image = prediction.extra, prediction.extra.get("image")
+    pictures = [] if image is None else [image] if isinstance(image, str) else list(image)
+    fields = (("question", "Question"), ("input", "Text"), ("phrase", "Phrase"))
+    asked = [(label, str(extra[field])) for field, label in fields if extra.get(field)]
     known = list(dict.fromkeys(prediction.references))
     more = f" and {len(known) - most} more" if len(known) > most else ""
     right = [("Right", " / ".join(known[:most]) + more)] if known else []
-    return Shown(pictures, (*asked, ("Predicted", prediction.text), *right))
+    found = () if "box" in extra else (("Predicted", prediction.text),)
+    boxes = tuple(extra.get("box", ())), tuple(extra.get("true_box", ()))
+    return Shown(tuple((str(name), "") for name in pictures), (*asked, *found, *right), *boxes)
