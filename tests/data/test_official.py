@@ -105,6 +105,8 @@ def test_numbers_that_many_know() -> None:
     assert counts("msrvtt", "MSR-VTT captions, test") == [(6513,), (497,), (497,), (2990,)]
     assert counts("karpathy", "COCO captions, Karpathy test") == [(113_287,), (5_000,), (5_000,)]
     assert counts("karpathy", "Flickr30k captions") == [(29_000,), (1_014,), (1_000,)]
+    assert counts("refcoco", "RefCOCO val") == [(120_624,), (10_834,), (5_657,), (5_095,)]
+    assert counts("refcoco", "RefCOCO+ val")[0] != counts("refcoco", "RefCOCOg val-u")[0]
     # A whole and its parts.
     assert sum(count for (count,) in counts("tgif_frameqa", "TGIF-FrameQA")) == 53_083
     assert sum(count for (count,) in counts("msvd_qa", "MSVD-QA")) == 50_505
@@ -123,4 +125,4 @@ def test_every_benchmark_is_one_of_a_reader_and_every_official_recipe_has_one() 
         elif found.splits:
             assert all(found.split(split) for split in (*config.data.train, config.data.evaluate)), name
     # One's own files, generated sets, parts of a data set.
-    assert without <= {"jsonl", "daquar", "lines", "class_folders"}
+    assert without <= {"jsonl", "daquar", "lines", "class_folders", "nlvr1", "nlvr1_grounding"}

@@ -87,6 +87,11 @@ def _images(*counts: int) -> dict[str, OfficialSplit]:
     return {name: OfficialSplit((count,), count) for name, count in zip(("train", "val", "test"), counts, strict=True)}
 
 
+def _refcoco(name: str, partition: str, **splits: tuple[int, int]) -> Benchmark:
+    files = (f"refs({partition}).p", "instances.json")
+    return Benchmark(name, "refcoco", "phrases", "github.com/lichengunc/refer", files, _counts(**splits))
+
+
 def _glue(folder: str, **splits: tuple[int, ...]) -> Benchmark:
     task = {"CoLA": "cola", "SST-2": "sst2", "MRPC": "mrpc", "STS-B": "stsb", "QQP": "qqp", "MNLI": "mnli", "QNLI": "qnli", "RTE": "rte"}[
         folder
@@ -160,6 +165,17 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         ("snli_ve_{}.jsonl",),
         _counts(train=(529_527, 29_783), dev=(17_858, 1_000), test=(17_901, 1_000)),
     ),
+    Benchmark(
+        "NLVR2",
+        "nlvr2",
+        "sentences about pairs",
+        "github.com/lil-lab/nlvr, nlvr2",
+        ("data/{}.json|{}.json|data/{}.jsonl|{}.jsonl",),
+        _counts(train=86_373, dev=6_982, test1=6_967, test2=6_970),
+    ),
+    _refcoco("RefCOCO+", "unc", train=(120_191, 16_992), val=(10_758, 1_500), testA=(5_726, 750), testB=(4_889, 750)),
+    _refcoco("RefCOCOg", "umd", train=(80_512, 21_899), val=(4_896, 1_300), test=(9_602, 2_600)),
+    _refcoco("RefCOCO", "unc", train=(120_624, 16_994), val=(10_834, 1_500), testA=(5_657, 750), testB=(5_095, 750)),
     Benchmark("COCO captions", "karpathy", "pictures", _KARPATHY, ("dataset_coco.json|dataset*.json",), _images(113_287, 5_000, 5_000)),
     Benchmark("Flickr30k", "karpathy", "pictures", _KARPATHY, ("dataset_flickr30k.json|dataset*.json",), _images(29_000, 1_014, 1_000)),
     Benchmark("COCO retrieval", "mplug_retrieval", "pictures", _KARPATHY, ("coco_{}.json|{}.json",), _images(113_287, 5_000, 5_000)),

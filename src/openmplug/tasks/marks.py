@@ -86,7 +86,7 @@ def show(prediction: Prediction, most: int = 5) -> Shown:
     asked = [(label, str(extra[field])) for field, label in fields if extra.get(field)]
     known = list(dict.fromkeys(prediction.references))
     more = f" and {len(known) - most} more" if len(known) > most else ""
-    right = [("Right", " / ".join(known[:most]) + more)] if known else []
+    right = [("Expected", " / ".join(known[:most]) + more)] if known else []
     found = () if "box" in extra else (("Predicted", prediction.text),)
     boxes = tuple(extra.get("box", ())), tuple(extra.get("true_box", ()))
     return Shown(tuple((str(name), "") for name in pictures), (*asked, *found, *right), *boxes)
