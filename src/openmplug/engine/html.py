@@ -26,6 +26,7 @@ ul { padding: 0; margin: 1rem 0 0; list-style: none; }
 .card.tall { flex-direction: column; }
 .pair { display: flex; gap: .8rem; }
 figure { margin: 0; }
+.card > figure, .pair > figure { max-width: 8rem; }
 figcaption { font-size: .8rem; color: var(--soft); }
 img { width: 6rem; height: 6rem; border-radius: .3rem; border: 1px solid var(--line); display: block; flex: none; }
 dl { margin: 0; min-width: 0; flex: 1; }
