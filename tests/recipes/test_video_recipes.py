@@ -60,7 +60,7 @@ def write_data(name: str, root: Path) -> Path:
     """Write ten records of a recipe's benchmark, with videos that can be read."""
     config = load_recipe(name)
     if config.data.reader == "jsonl":
-        write_moving(root, train_clips=24, dev_clips=6)
+        write_moving(root, train_clips=48, dev_clips=6)
         return root / {"classification": "direction"}.get(config.task, config.task)
     WRITERS[config.data.reader](root)
     if config.data.answers:
