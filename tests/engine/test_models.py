@@ -14,6 +14,7 @@ from openmplug.engine.recipe import check_recipe
 from openmplug.engine.tracking import Display
 from openmplug.errors import ModelError
 from openmplug.models.families import architecture_of
+from openmplug.models.fusion import CoAttentionLayer
 from openmplug.models.mplug2 import MPLUG2
 from openmplug.models.network import Network
 from openmplug.models.video import encode_clips
@@ -118,6 +119,22 @@ def test_the_start_is_for_towers_without_weights(tmp_path: Path, start: str) -> 
     started = new_task(check_recipe({**tree, "init_from": tower}), words, Lines(), clips=True)[0].model
     assert isinstance(started, MPLUG2)
     assert all(layer.before.expand.weight.abs().max() == 0 for layer in started.temporal.layers)
+
+
+@pytest.mark.parametrize("start", ["usual", "mimetic"])
+def test_text_and_fusion_begin_as_a_loaded_decoder(tmp_path: Path, start: str) -> None:
+    captioner = tiny_model2(("vision", "universal", "decoder"), seed=3, vocab_size=VOCABULARY)
+    folder = saved(tmp_path / "captioner", captioner)
+    fields = captioner.config.model_dump(exclude={"vocab_size", "classes"})
+    tree = {"task": "vqa", "model": fields, "settings": {"max_length": 4}, "start": start, "init_from": folder}
+    model = new_task(check_recipe(tree), tokenizer(), Lines())[0].model
+    attending = [layer.block for layer in model.fusion.layers if isinstance(layer, CoAttentionLayer)]
+    pairs = [*zip(attending, captioner.decoder.layers, strict=False), (model.text.embeddings, captioner.decoder.embeddings)]
+    assert len(pairs) > 1
+    for ours, theirs in pairs:
+        equal = [torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items()]
+        assert all(equal) if start == "mimetic" else not all(equal)
+    assert all(torch.equal(value, captioner.state_dict()[f"vision.{name}"]) for name, value in model.vision.state_dict().items())
 
 
 def test_a_folder_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:

@@ -144,6 +144,20 @@ def test_add_keeps_an_evaluation_with_its_control(folder: Path, tmp_path: Path) 
     assert "96.12" in render(folder)
 
 
+def test_add_keeps_the_scores_of_kinds_with_their_controls(folder: Path, tmp_path: Path) -> None:
+    kinds = {"settings": {"score_by": "kind"}}
+    scores = {"vqa_accuracy": 90.0, "accuracy": 90.0, "accuracy_colour": 80.0, "accuracy_shape": 95.5}
+    good = evaluation(tmp_path, metrics=scores, **kinds)
+    blind = evaluation(tmp_path, "blind", metrics={"vqa_accuracy": 50.0, "accuracy": 50.0, "accuracy_colour": 25.0}, **kinds)
+    assert run("results", "add", good, "--folder", folder, "--control", f"blind={blind}").code == 0
+    colour, shape = json.loads((folder / "vqa.easy_vqa_mplug_tiny.json").read_text())["parts"]
+    assert (colour["name"], colour["value"], colour["controls"]) == ("colour", 80.0, [{"name": "blind", "value": 25.0}])
+    assert (shape["name"], shape["value"]) == ("shape", 95.5) and not shape.get("controls")
+    empty = evaluation(tmp_path, "empty", metrics={"accuracy": 50.0})
+    outcome = run("results", "add", good, "--folder", folder, "--control", f"blind={empty}")
+    assert outcome.code == 3 and "has no metric 'vqa_accuracy', only accuracy; evaluate the same on both" in outcome.err
+
+
 def test_add_says_how_the_run_differs_from_its_recipe(folder: Path, tmp_path: Path) -> None:
     from openmplug.config import dump_yaml
     from openmplug.engine.recipe import load_recipe

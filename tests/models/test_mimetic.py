@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from openmplug.models.mimetic import grid_positions, start_temporal, start_tower
+from openmplug.models.decoder import TextDecoder
+from openmplug.models.fusion import CoAttentionLayer, SkipConnectedFusion
+from openmplug.models.mimetic import grid_positions, start_fusion, start_temporal, start_text, start_tower
+from openmplug.models.text import TextEncoder
 from openmplug.models.video import TemporalModules, encode_clips
 from openmplug.models.vision import VisionTransformer
 
@@ -55,3 +58,21 @@ def test_the_order_of_frames_matters_from_the_first_step_on(tower, stride):
     start_temporal(temporal)
     assert (mean(forward) - mean(backward)).abs().max() > 0.05
     assert all(gradient.abs().max() > 0 for gradient in torch.autograd.grad(mean(forward).square().sum(), [*temporal.parameters()]))
+
+
+def test_fusion_begins_as_the_decoder_around_its_connected_layers():
+    torch.manual_seed(0)
+    decoder = TextDecoder(30, 16, 2, 32, 2, 12, 0.0, 0.0)
+    fusion = SkipConnectedFusion(16, 2, 32, 4, (1,), 0.0, 0.0)
+    text = TextEncoder(30, 16, 2, 32, 1, 12, 0.0, 0.0)
+    before = [{name: value.clone() for name, value in layer.state_dict().items()} for layer in fusion.layers]
+    start_fusion(fusion, decoder)
+    start_text(text, decoder)
+    for index, source in {0: 0, 2: 1}.items():
+        assert isinstance(fusion.layers[index], CoAttentionLayer)
+        assert all(
+            torch.equal(value, decoder.layers[source].state_dict()[name]) for name, value in fusion.layers[index].block.state_dict().items()
+        )
+    for index in (1, 3):  # connected, and beyond the decoder's two layers
+        assert all(torch.equal(value, before[index][name]) for name, value in fusion.layers[index].state_dict().items())
+    assert torch.equal(text.embeddings.words.weight, decoder.embeddings.words.weight)

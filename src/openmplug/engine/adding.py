@@ -12,7 +12,7 @@ from openmplug.config import did_you_mean, read_yaml
 from openmplug.data.readers.files import read_json
 from openmplug.engine.catalog import list_recipes
 from openmplug.engine.recipe import check_recipe, load_recipe
-from openmplug.engine.results import Control, Measured, read_results
+from openmplug.engine.results import Control, Measured, Part, read_results
 from openmplug.engine.results_page import section_files, section_name
 from openmplug.errors import DataError, UsageError
 
@@ -65,8 +65,9 @@ def measure(
     key, words, factor = _metric(str(name), facts, metric)
     scores = facts["metrics"]
     value = round(factor * scores[key], 6)
+    beside = {label: _control(place, facts, key) for label, place in (controls or {}).items()}
     found = [Control(name="majority", value=round(factor * scores[f"majority_{key}"], 6))] if f"majority_{key}" in scores else []
-    found += [Control(name=label, value=round(factor * _control(place, facts, key), 6)) for label, place in (controls or {}).items()]
+    found += [Control(name=label, value=round(factor * other[key], 6)) for label, other in beside.items()]
     run = _run(Path(facts["model"]))
     kept = {"unit": UNITS.get(facts["task"], "records"), "metric": words, **before}
     kept["section"] = section or before.get("section") or _only_section(folder)
@@ -76,6 +77,7 @@ def measure(
         recipe=str(name),
         value=value,
         controls=found,
+        parts=_parts(key, factor, facts, beside),
         minutes=minutes if minutes is not None else _minutes(run),
         commands=[*_training(str(name), run), _evaluating(str(name), facts, run)],
         **{field: facts[field] for field in taken if field in facts},
@@ -107,14 +109,41 @@ def _metric(recipe: str, facts: Mapping[str, Any], wanted: str | None) -> tuple[
     return key, named if hundredfold else key, 100.0 if hundredfold else 1.0
 
 
-def _control(place: Path, facts: Mapping[str, Any], key: str) -> float:
+def _control(place: Path, facts: Mapping[str, Any], key: str) -> dict[str, float]:
+    """Return a control's metrics, ``key`` among them."""
     other = _read(place)
     for field in ("model_hash", "split", "count"):
         if other[field] != facts[field]:
             raise DataError(
                 f"control '{place}' has {field} {other[field]!r:.20}, the evaluation {facts[field]!r:.20}; evaluate the same on both"
             )
-    return float(other["metrics"][key])
+    scores: dict[str, float] = other["metrics"]
+    if key not in scores:
+        raise DataError(f"control '{place}' has no metric '{key}', only {', '.join(scores)}; evaluate the same on both")
+    return scores
+
+
+def _parts(key: str, factor: float, facts: Mapping[str, Any], controls: Mapping[str, Mapping[str, float]]) -> list[Part]:
+    """Return the score of each kind of record, where ``settings.score_by`` asked for kinds: of the metric, or of one that equals it."""
+    if not (facts.get("settings") or {}).get("score_by"):
+        return []
+    scores = facts["metrics"]
+    # Question answering names the kinds of the metric that its settings choose "accuracy".
+    equal = [name for name in (key, *scores) if scores[name] == scores[key]]
+    key = next((name for name in equal if any(other.startswith(f"{name}_") for other in scores)), key)
+    kinds = [name.removeprefix(f"{key}_") for name in facts["metrics"] if name.startswith(f"{key}_")]
+    return [
+        Part(
+            name=kind,
+            value=round(factor * facts["metrics"][f"{key}_{kind}"], 6),
+            controls=[
+                Control(name=label, value=round(factor * other[f"{key}_{kind}"], 6))
+                for label, other in controls.items()
+                if f"{key}_{kind}" in other
+            ],
+        )
+        for kind in kinds
+    ]
 
 
 def _only_section(folder: Path) -> str:

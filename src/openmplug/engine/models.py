@@ -47,8 +47,7 @@ def new_task(config: RunConfig, tokenizer: Tokenizer, display: Display, clips: b
     np.random.seed(config.seed % 2**32)
     task = build_task(config.task, config.model, tokenizer, config.settings, training=True, clips=clips)
     base, missing = _load_parts(task, config.init_from, tokenizer, display)
-    # Beside a loaded tower new temporal modules begin as the identity, or they would spoil what it sees.
-    if config.start == "mimetic" and "vision" in missing:
+    if config.start == "mimetic":
         task.model.start_mimetic(missing)
     if config.init_from and missing:
         display.say(f"{', '.join(missing)}: new, no weights were given")

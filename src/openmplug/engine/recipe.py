@@ -81,8 +81,9 @@ class RunConfig(Settings):
         settings: The task's own settings.
         init_from: Folders of weights to start from (one, or several in order). Each module comes from the first folder that has it;
             modules that none has are new and listed.
-        start: How a vision tower begins that ``init_from`` gives no weights for: ``usual`` as CLIP begins, ``mimetic`` nearer to where
-            training leads (``models.mimetic``), for small data sets and short runs.
+        start: How parts begin that ``init_from`` gives no weights for: ``usual`` as CLIP and BERT begin, ``mimetic`` nearer to where
+            training leads (``models.mimetic``), for small data sets and short runs: a vision tower like trained ones, text encoder and
+            fusion as the decoder where that is loaded.
         lora: Adapters in the place of training the whole model.
         paper: The published number, for the reader; nothing is computed from it.
         seed: Of everything random in the run.

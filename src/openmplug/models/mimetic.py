@@ -1,10 +1,13 @@
-"""Starting values for a tower that no weights are loaded into: what trained towers look like, in the place of noise.
+"""Starting values for parts that no weights are loaded into: what trained ones look like, in the place of noise.
 
 A tower that starts as CLIP's does needs many pictures before its attention looks at anything in particular. These values give it what
 training always arrives at: positions that tell near from far, attention to what is alike, heads that take away what they have read, and
 neighbouring frames that reach each other.
 
-Source: arXiv:2305.09828 (Mimetic Initialization of Self-Attention Layers), for positions and attention; the temporal part is ours.
+A captioner's decoder already finds what words name in the picture. Text encoder and fusion that begin as it need not learn that again.
+
+Source: arXiv:2305.09828 (Mimetic Initialization of Self-Attention Layers), for positions and attention; the temporal part and the start
+from a decoder are ours.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from openmplug.models.decoder import TextDecoder
+from openmplug.models.fusion import CoAttentionLayer, SkipConnectedFusion
 from openmplug.models.layers import PreNormBlock
+from openmplug.models.text import TextEncoder
 from openmplug.models.video import LocalTemporal, TemporalLayer, TemporalModules
 from openmplug.models.vision import VisionTransformer
 
@@ -41,6 +47,18 @@ def start_temporal(temporal: TemporalModules) -> None:
             nn.init.normal_(module.expand.weight, std=(len(module.expand.weight) * 2 * len(temporal.layers)) ** -0.5)
     if temporal.outer_taps is not None:
         nn.init.normal_(temporal.outer_taps, std=temporal.outer_taps[0, 0].numel() ** -0.5)
+
+
+def start_text(text: TextEncoder, decoder: TextDecoder) -> None:
+    """Give a text encoder the word and position embeddings of a decoder, (vocabulary, D) and (positions, D); its layers stay."""
+    text.embeddings.load_state_dict(decoder.embeddings.state_dict())
+
+
+def start_fusion(fusion: SkipConnectedFusion, decoder: TextDecoder) -> None:
+    """Let the layers of a fusion stack that attend to vision begin as those of a decoder, in order, as far as it has layers."""
+    attending = [layer for layer in fusion.layers if isinstance(layer, CoAttentionLayer)]
+    for layer, theirs in zip(attending, decoder.layers, strict=False):
+        layer.block.load_state_dict(theirs.state_dict())
 
 
 def grid_positions(side: int, width: int) -> Tensor:

@@ -131,9 +131,10 @@ class MPLUG2(Network):
         self._build_fusion_and_heads()
 
     def start_mimetic(self, modules: Collection[str]) -> None:
-        """Begin the vision parts among these modules nearer to where training leads than noise is; see ``models.mimetic``."""
+        """Begin new modules nearer to where training leads than noise is, temporal ones where their tower is new too."""
         super().start_mimetic(modules)
-        if "temporal" in modules:
+        # Beside a loaded tower new temporal modules begin as the identity, or they would spoil what it sees.
+        if {"vision", "temporal"} <= {*modules}:
             start_temporal(self.temporal)
 
     @classmethod

@@ -13,7 +13,7 @@ from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, LanguageHead, TextDecoder
 from openmplug.models.fusion import Fused, SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
-from openmplug.models.mimetic import start_tower
+from openmplug.models.mimetic import start_fusion, start_text, start_tower
 from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.vision import VisionProjection, VisionTransformer
 
@@ -78,9 +78,19 @@ class Network(nn.Module, ABC):
             init_bert(self.language, config.width)
 
     def start_mimetic(self, modules: Collection[str]) -> None:
-        """Begin the vision part among these modules nearer to where training leads than noise is; see ``models.mimetic``."""
+        """Begin new modules nearer to where training leads than noise is; see ``models.mimetic``.
+
+        Args:
+            modules: Those that have no weights yet. The vision part begins like a trained one; text encoder and fusion begin as the
+                decoder, where that has weights.
+        """
         if "vision" in modules:
             start_tower(self.vision)
+        if "decoder" in self.modules_built and "decoder" not in modules:
+            if "text" in modules:
+                start_text(self.text, self.decoder)
+            if "fusion" in modules:
+                start_fusion(self.fusion, self.decoder)
 
     @classmethod
     @abstractmethod
