@@ -8,6 +8,9 @@ from typing import Any
 
 from PIL import Image
 
+from openmplug.engine.recipe import load_recipe
+from openmplug.engine.run import evaluate, train
+
 TINY = (
     "model.name=mplug-tiny model.image_size=32 model.width=32 model.vision_width=32 model.vision_layers=1 model.heads=2 "
     "model.vision_heads=2 model.intermediate=64 model.decoder_layers=1 tokenizer.min_count=1 data.workers=0 optim.batch_size_per_device=5 "
@@ -36,3 +39,13 @@ def karpathy(root: Path) -> None:
             sentences = [{"raw": f"a {word} thing"}, {"raw": f"it is {word}"}]
             images.append({"filename": f"{number}.jpg", "filepath": split, "cocoid": len(images), "split": split, "sentences": sentences})
     write(root / "dataset_coco.json", {"images": images})
+
+
+def two_steps(name: str, changes: list[str], root: Path) -> dict[str, Any]:
+    """Train a recipe for two steps on the records below ``root``, and return what its evaluation says."""
+    config = load_recipe(name, [*TINY, *changes, f"data.root={root}"])
+    result = train(config, root / "run", quiet=True)
+    assert result["step"] == 2
+    found = evaluate(config, root / "run", root / "evaluation", quiet=True)
+    assert result["metric"] in found["metrics"]
+    return found
