@@ -154,7 +154,7 @@ def test_answers_are_true(unseen: bool) -> None:
 
 def test_captions_tell_dev_clips_apart_and_say_what_moves_when(root: Path) -> None:
     described = [text for row in rows(root, "retrieval", "dev") for text in row["captions"]]
-    assert len(set(described)) == len(described) == 2 * DEV
+    assert len(set(described)) == len(described) >= 2 * DEV
     for clip in clips(100, unseen=True):
         for text in captions(clip):
             assert all(
@@ -163,7 +163,10 @@ def test_captions_tell_dev_clips_apart_and_say_what_moves_when(root: Path) -> No
             )
         if clip.turns:
             assert [mover.steps for mover in clip.movers] == [FIRST, SECOND]
-            assert captions(clip)[0].index(clip.movers[0].name) < captions(clip)[0].index(clip.movers[1].name)
+            for text in captions(clip):
+                parts = [part.split() for part in text.split(", ")]
+                told = {part[0] if part[0] != "a" else part[-1]: " ".join(part) for part in parts}
+                assert clip.movers[0].name in told["first"] and clip.movers[1].name in told["last"]
         else:
             assert {mover.steps for mover in clip.movers} == {ALWAYS}
 

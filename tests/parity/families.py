@@ -376,7 +376,7 @@ def split_queue(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _with_negatives(task: RetrievalTask, batch: Batch, negatives: Negatives, weights: list[Tensor]):  # type: ignore[no-untyped-def]
     """Run the task's forward with the stored draw in place of a random one, and keep the weights it was offered."""
-    import openmplug.tasks.retrieval as module
+    import openmplug.tasks.alignment as module
 
     def stored_draw(offered, generator=None):  # type: ignore[no-untyped-def]
         weights.extend([offered.images_for_texts, offered.texts_for_images])

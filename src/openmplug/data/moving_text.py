@@ -16,14 +16,19 @@ MOTION_KINDS = ("direction", "first", "order")
 
 
 def captions(clip: Clip) -> list[str]:
-    """Describe a clip in two equally true ways."""
+    """Describe a clip in two equally true ways; in four where there are turns, in the words in which is asked for them."""
     told = [f"a {mover.name} moves {mover.direction}" for mover in clip.movers]
     if len(told) == 1:
         (mover,) = clip.movers
         return [told[0], f"moving {mover.direction}, a {mover.name}"]
     if clip.turns:
-        first, second = told
-        return [f"{first}, then {second}", f"{second} after {first}"]
+        first, last = told
+        return [
+            f"first {first}, last {last}",
+            f"last {last}, first {first}",
+            f"{first} first, {last} last",
+            f"{last} last, {first} first",
+        ]
     return [" while ".join(told), " while ".join(reversed(told))]
 
 

@@ -1,0 +1,218 @@
+"""What retrieval and pre-training share: contrastive learning with momentum twin and queue, matching with hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from openmplug.batch import Batch, Sample
+from openmplug.config import Settings
+from openmplug.data.tokenizer import Tokenizer
+from openmplug.errors import UsageError
+from openmplug.models.momentum import FeatureQueue, MomentumTwin
+from openmplug.models.network import Network
+from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
+from openmplug.objectives.itm import Negatives, matching_loss, negative_weights, sample_negatives
+from openmplug.tasks.base import Progress, Task
+
+
+class AlignmentSettings(Settings):
+    """Settings of learning which picture and text belong together.
+
+    Args:
+        queue_size: Features kept from earlier batches, per modality. 0 means no queue and no twin: the pictures and texts of a batch
+            are contrasted with each other and both sides get the gradient, as in CLIP. Small data from scratch wants that: there
+            the features move too fast for a queue of old ones.
+        momentum: Of the twin (the original uses 0.995 whatever its configuration says).
+        alpha: Weight of the twin's soft targets, ramped up from 0 during the first epoch.
+        captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
+            augmented and encoded once for all of them; one of them, drawn at random, is fused. The batch counts pictures.
+        temperature_range: Keep the learned temperature inside; None leaves it free, as the original's fine-tuning does.
+    """
+
+    queue_size: int = Field(default=65536, ge=0)
+    momentum: float = Field(default=0.995, ge=0, lt=1)
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    captions_per_example: int = Field(default=1, ge=1)
+    temperature_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _twin_and_range(self) -> AlignmentSettings:
+        if self.queue_size == 0 and self.alpha > 0:
+            raise ValueError(f"alpha {self.alpha} needs the momentum twin, which queue_size 0 leaves out; set alpha to 0 or keep a queue")
+        if self.temperature_range is not None and not 0 < self.temperature_range[0] <= self.temperature_range[1]:
+            raise ValueError(f"temperature_range {list(self.temperature_range)} is no range; expected 0 < low <= high")
+        return self
+
+
+def frames_of(images: Tensor) -> int:
+    """Return how many frames clips (B, F, 3, H, W) have; pictures (B, 3, H, W) are one each."""
+    return images.shape[1] if images.ndim == 5 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a batch's pictures and texts are contrasted with; the batch's own come first.
+
+    Shapes: vision (K, E), text (N, E), and the numbers of their pictures (K,) and (N,); ``twin_vision`` (I, V, D), what the twin sees in
+    the batch's pictures, None without a twin.
+    """
+
+    vision: Tensor
+    text: Tensor
+    vision_index: Tensor
+    text_index: Tensor
+    twin_vision: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """A batch of I pictures and R texts, encoded and contrasted; what is fused next starts from here.
+
+    Shapes: vision (I, V, D), text (R, T, D), mask (R, T), ``rows`` (R,) the texts' places in the batch, ``pictures`` (I,) and ``index``
+    (R,) numbers of the pictures, similarities over temperature ``i2t`` (I, R) and ``t2i`` (R, I) without gradient, ``loss`` scalar.
+    """
+
+    vision: Tensor
+    text: Tensor
+    mask: Tensor
+    rows: Tensor
+    pictures: Tensor
+    index: Tensor
+    i2t: Tensor
+    t2i: Tensor
+    loss: Tensor
+    twin_vision: Tensor | None
+
+    def take(self, rows: Tensor) -> Aligned:
+        """Keep some texts (R',), in this order."""
+        kept = {name: getattr(self, name)[rows] for name in ("text", "mask", "rows", "index", "t2i")}
+        return replace(self, i2t=self.i2t[:, rows], **kept)
+
+
+class AlignmentTask(Task):
+    """Learns which picture and text belong together. Source: ``model_retrieval_mplug.py``."""
+
+    settings: Any
+
+    def __init__(self, model: Network, tokenizer: Tokenizer, settings: Any, training: bool = False) -> None:
+        super().__init__(model, tokenizer, settings)
+        self.twin: MomentumTwin | None = None
+        self.queue: FeatureQueue | None = None
+        self._alpha = settings.alpha
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+        if training and settings.queue_size > 0:
+            self.twin = MomentumTwin(model, paired=self.twin_modules(settings), momentum=settings.momentum)
+            self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
+
+    @classmethod
+    def twin_modules(cls, settings: Any) -> tuple[str, ...]:
+        """Name the parts that have a slowly moving copy."""
+        return ("vision", "text", "contrastive")
+
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Make one example of every ``captions_per_example`` captions of a picture."""
+        step = self.settings.captions_per_example
+        if step == 1:
+            return [replace(sample, text=caption) for sample in samples for caption in sample.targets]
+        return [
+            replace(sample, text=chunk[0], parts=tuple(replace(sample, text=caption) for caption in chunk))
+            for sample in samples
+            for chunk in (sample.targets[first : first + step] for first in range(0, len(sample.targets), step))
+        ]
+
+    def begin_step(self, progress: Progress) -> None:
+        """Ramp alpha, move the twin, keep the temperature in its range."""
+        self._alpha = self.settings.alpha * (progress.fraction if progress.epoch == 0 else 1.0)
+        if self.settings.temperature_range is not None:
+            with torch.no_grad():
+                self.model.contrastive.temperature.clamp_(*self.settings.temperature_range)
+        if self.twin is not None:
+            self.twin.update(self.model)
+
+    def end_step(self) -> None:
+        """Write the momentum features of the last forward to the queue."""
+        if self._pending is not None and self.queue is not None:
+            self.queue.push(*self._pending)
+        self._pending = None
+
+    def align(self, batch: Batch, ids: Tensor) -> Aligned:
+        """Encode a training batch and contrast its pictures and texts with each other, and with the queue where there is one.
+
+        Args:
+            batch: Pictures or clips, and their texts.
+            ids: What the student reads in the place of ``batch.text.ids`` (R, T); the twin reads the latter.
+        """
+        assert self.queue is not None or self.settings.queue_size == 0, f"training needs {type(self).__name__}(..., training=True)"
+        assert batch.images is not None and batch.text is not None and batch.image_index is not None
+        mask, index, counts = batch.text.mask, batch.image_index, batch.samples_per_image
+        pictures = index if counts is None else index[counts.cumsum(dim=0) - counts]
+        vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
+        vision_f = self.model.vision_features(vision, frames_of(batch.images))
+        text_f = self.model.contrastive.text_features(text)
+        keys = Keys(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
+        # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
+        with torch.autocast(vision.device.type, enabled=False):
+            temperature = self.model.contrastive.temperature
+            i2t, t2i = vision_f @ keys.text.T / temperature, text_f @ keys.vision.T / temperature
+            targets_i2t, targets_t2i = positive_targets(pictures, keys.text_index), positive_targets(index, keys.vision_index)
+            if self._alpha > 0:
+                with torch.no_grad():
+                    vision_m, text_m = keys.vision[: len(pictures)], keys.text[: len(index)]
+                    targets_i2t = soft_targets(vision_m @ keys.text.T / temperature, targets_i2t, self._alpha)
+                    targets_t2i = soft_targets(text_m @ keys.vision.T / temperature, targets_t2i, self._alpha)
+            loss = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
+        rows = torch.arange(len(index), device=index.device)
+        own_i2t, own_t2i = i2t[:, : len(index)].detach(), t2i[:, : len(pictures)].detach()
+        return Aligned(vision, text, mask, rows, pictures, index, own_i2t, own_t2i, loss, keys.twin_vision)
+
+    @torch.no_grad()
+    def _twin_and_queue(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
+        """Encode the batch with the twin and join what the queue holds; remember what is to be written to it."""
+        assert self.twin is not None and self.queue is not None and batch.images is not None and batch.text is not None
+        if len(index) > self.settings.queue_size:
+            raise UsageError(
+                f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
+                " enlarge it or take a smaller batch"
+            )
+        twin, counts = self.twin.model, batch.samples_per_image
+        tokens = twin.encode_images(batch.images)
+        vision = twin.vision_features(tokens, frames_of(batch.images))
+        text = twin.contrastive.text_features(twin.encode_text(batch.text.ids, batch.text.mask))
+        self._pending = (vision if counts is None else vision.repeat_interleave(counts, dim=0), text, index)
+        return Keys(
+            torch.cat([vision, self.queue.vision]),
+            torch.cat([text, self.queue.text]),
+            torch.cat([pictures, self.queue.index]),
+            torch.cat([index, self.queue.index]),
+            tokens,
+        )
+
+    @staticmethod
+    def one_text_each(aligned: Aligned, counts: Tensor | None) -> Aligned:
+        """Draw one of each picture's ``counts`` (I,) texts; None means that each has one already."""
+        if counts is None:
+            return aligned
+        first = counts.cumsum(dim=0) - counts  # row of each picture's first text
+        return aligned.take(first + (torch.rand(len(counts), device=counts.device) * counts).long())
+
+    def match(self, aligned: Aligned) -> Tensor:
+        """Compute the matching loss of pictures with one text each, against negatives drawn by similarity."""
+        negatives = sample_negatives(negative_weights(aligned.i2t, aligned.t2i, aligned.pictures))
+        return matching_loss(self.matching_logits(aligned.vision, aligned.text, aligned.mask, negatives))
+
+    def matching_logits(self, vision: Tensor, text: Tensor, mask: Tensor, negatives: Negatives) -> Tensor:
+        """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2).
+
+        Each picture meets its own text and its wrong text in one call, so that its keys and values are projected once for both.
+        """
+        both = torch.stack([text, text[negatives.texts]], dim=1).flatten(0, 1)  # (2B, T, D)
+        both_mask = torch.stack([mask, mask[negatives.texts]], dim=1).flatten(0, 1)
+        own = self.model.matching(self.model.fuse(vision, both, both_mask).text).unflatten(0, (-1, 2))
+        wrong_picture = self.model.matching(self.model.fuse(vision[negatives.images], text, mask).text)
+        return torch.cat([own[:, 0], wrong_picture, own[:, 1]])
