@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmplug.objectives.language import IGNORE, soft_token_losses, text_labels, token_losses
+from openmplug.objectives.language import IGNORE, distilled_losses, soft_token_losses, split_prefix, text_labels, token_losses
 
 
 def log_softmax(row: list[float]) -> list[float]:
@@ -84,3 +84,39 @@ def test_half_precision_is_summed_in_single() -> None:
     logits, labels = example()
     assert token_losses(logits.bfloat16(), labels).dtype is torch.float32
     assert soft_token_losses(logits.bfloat16(), labels, torch.rand(2, 3, 5)).dtype is torch.float32
+
+
+def test_a_text_is_cut_where_its_share_says() -> None:
+    ids = torch.tensor([[101, 11, 12, 13, 14], [101, 21, 22, 0, 0], [101, 31, 0, 0, 0]])
+    mask = ids > 0
+    split = split_prefix(ids, mask, torch.tensor([0.5, 0.0, 0.99]), sep_id=102)
+    assert [row[kept].tolist() for row, kept in zip(split.prefix, split.prefix_mask, strict=True)] == [[101, 11, 12], [101], [101]]
+    written = [row[kept].tolist() for row, kept in zip(split.target, split.target_mask, strict=True)]
+    assert written == [[101, 13, 14, 102], [101, 21, 22, 102], [101, 31, 102]]
+    assert not split.prefix[~split.prefix_mask].any() and not split.target[~split.target_mask].any()
+
+
+@pytest.mark.parametrize("words", [1, 2, 7])
+def test_something_is_left_to_write_wherever_the_cut_falls(words: int) -> None:
+    ids = torch.arange(101, 101 + words + 1).repeat(400, 1)
+    share = torch.rand(400, generator=torch.Generator().manual_seed(words))
+    split = split_prefix(ids, torch.ones_like(ids, dtype=torch.bool), share, sep_id=7)
+    read, written = split.prefix_mask.sum(dim=1), split.target_mask.sum(dim=1)
+    assert set(read.tolist()) == set(range(1, words + 1)) and bool((read + written == words + 3).all())
+    for row in range(400):
+        rejoined = [*split.prefix[row, : read[row]].tolist(), *split.target[row, 1 : written[row]].tolist()]
+        assert rejoined == [*ids[row].tolist(), 7]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
+def test_a_teacher_s_share_equals_a_loop(alpha: float) -> None:
+    torch.manual_seed(0)
+    logits, labels, teacher = torch.randn(4, 6), torch.tensor([0, 5, 2, 2]), torch.randn(4, 6)
+    expected = []
+    for row, label in enumerate(labels.tolist()):
+        said = torch.tensor(log_softmax(logits[row].tolist()))
+        believed = torch.tensor(log_softmax(teacher[row].tolist())).exp()
+        expected.append(float(-(1 - alpha) * said[label] - alpha * (believed * said).sum()))
+    assert distilled_losses(logits, labels, teacher, alpha).tolist() == pytest.approx(expected, rel=1e-5)
+    plain = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(distilled_losses(logits, labels, None, alpha), plain)

@@ -79,3 +79,53 @@ def mask_words(
     hidden = torch.where(chosen & (kind < 0.8), torch.full_like(ids, mask_id), ids)
     hidden = torch.where(chosen & (kind >= 0.9), other, hidden)
     return Masked(hidden, ids.masked_fill(~chosen, IGNORE))
+
+
+class Split(NamedTuple):
+    """Texts cut in two: ``prefix`` (B, T) to read, ``target`` (B, T + 1) to write, [CLS] and [SEP] included, each with its mask."""
+
+    prefix: Tensor
+    prefix_mask: Tensor
+    target: Tensor
+    target_mask: Tensor
+
+
+@torch.no_grad()
+def split_prefix(ids: Tensor, mask: Tensor, share: Tensor, sep_id: int) -> Split:
+    """Cut each text into what is read and what is to be written; at least its last token is to be written.
+
+    Args:
+        ids: (B, T), each row [CLS] and n tokens, right-padded.
+        mask: (B, T) bool.
+        share: (B,) from 0 to below 1; ``floor(share * n)`` tokens are the prefix.
+        sep_id: Ends what is to be written.
+
+    Source: arXiv:2205.12005 names the objective and PALM (arXiv:2004.07159) behind it; where the cut falls is in neither release
+    (docs/deviations.md).
+    """
+    words = mask.sum(dim=1) - 1  # (B,)
+    cut = (share * words).long().clamp(min=0)
+    places = torch.arange(ids.shape[1] + 1, device=ids.device)[None]  # (1, T + 1)
+    prefix_mask = places[:, :-1] <= cut[:, None]
+    length = words - cut + 2  # [CLS], what is left, [SEP]
+    ended = torch.cat([ids, ids[:, :1]], dim=1).scatter(1, (words + 1)[:, None], sep_id)
+    moved = ended.gather(1, (places + cut[:, None]).clamp(max=ids.shape[1]))
+    moved[:, 0] = ids[:, 0]
+    target_mask = places < length[:, None]
+    return Split(ids * prefix_mask, prefix_mask, moved * target_mask, target_mask)
+
+
+def distilled_losses(logits: Tensor, labels: Tensor, teacher: Tensor | None, alpha: float) -> Tensor:
+    """Compute cross-entropy against labels, mixed with that against a teacher: ``(1 - alpha) * hard + alpha * soft``, (N,).
+
+    Args:
+        logits: (N, vocab).
+        labels: (N,).
+        teacher: Its logits (N, vocab), no gradient; None where ``alpha`` is 0.
+        alpha: Weight of the teacher.
+    """
+    hard = F.cross_entropy(logits.float(), labels, reduction="none")
+    if teacher is None or alpha == 0:
+        return hard
+    soft = -(logits.float().log_softmax(dim=-1) * teacher.float().softmax(dim=-1)).sum(dim=-1)
+    return (1 - alpha) * hard + alpha * soft

@@ -16,6 +16,7 @@ from openmplug.tasks.captioning import CaptioningTask
 from openmplug.tasks.classification import ClassificationTask
 from openmplug.tasks.grounding import GroundingTask
 from openmplug.tasks.mlm import MaskedWordsTask
+from openmplug.tasks.pretrain import PretrainTask
 from openmplug.tasks.retrieval import RetrievalTask
 from openmplug.tasks.summarization import SummarizationTask
 from openmplug.tasks.vqa import VQATask
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
     "classification": ClassificationTask,
     "summarization": SummarizationTask,
     "mlm": MaskedWordsTask,
+    "pretrain": PretrainTask,
 }
 
 __all__ = ["TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]

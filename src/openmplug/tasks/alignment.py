@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 
 from openmplug.batch import Batch, Sample
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import UsageError
+from openmplug.models.fusion import Fused
 from openmplug.models.momentum import FeatureQueue, MomentumTwin
 from openmplug.models.network import Network
 from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
@@ -203,16 +205,41 @@ class AlignmentTask(Task):
 
     def match(self, aligned: Aligned) -> Tensor:
         """Compute the matching loss of pictures with one text each, against negatives drawn by similarity."""
-        negatives = sample_negatives(negative_weights(aligned.i2t, aligned.t2i, aligned.pictures))
-        return matching_loss(self.matching_logits(aligned.vision, aligned.text, aligned.mask, negatives))
+        return matching_loss(self.matching_logits(aligned.vision, aligned.text, aligned.mask, self.draw_negatives(aligned)))
+
+    @staticmethod
+    def draw_negatives(aligned: Aligned) -> Negatives:
+        """Draw a wrong picture for each text and a wrong text for each picture by their similarity."""
+        return sample_negatives(negative_weights(aligned.i2t, aligned.t2i, aligned.pictures))
 
     def matching_logits(self, vision: Tensor, text: Tensor, mask: Tensor, negatives: Negatives) -> Tensor:
-        """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2).
+        """Fuse positives, (text, wrong picture) and (wrong text, picture) and classify them in this order, (3B, 2)."""
+        texts = {"own": (text, mask), "wrong": (text[negatives.texts], mask[negatives.texts])}
+        fused = fuse_together(self.model, vision, texts)
+        wrong_picture = self.model.fuse(vision[negatives.images], text, mask)
+        return torch.cat([self.model.matching(pair.text) for pair in (fused["own"], wrong_picture, fused["wrong"])])
 
-        Each picture meets its own text and its wrong text in one call, so that its keys and values are projected once for both.
-        """
-        both = torch.stack([text, text[negatives.texts]], dim=1).flatten(0, 1)  # (2B, T, D)
-        both_mask = torch.stack([mask, mask[negatives.texts]], dim=1).flatten(0, 1)
-        own = self.model.matching(self.model.fuse(vision, both, both_mask).text).unflatten(0, (-1, 2))
-        wrong_picture = self.model.matching(self.model.fuse(vision[negatives.images], text, mask).text)
-        return torch.cat([own[:, 0], wrong_picture, own[:, 1]])
+
+def fuse_together(model: Network, vision: Tensor, texts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Fused]:
+    """Fuse each picture with several texts in one call, so that its keys and values are projected once for all of them.
+
+    Args:
+        model: Fuses.
+        vision: (B, V, D).
+        texts: States (B, t, D) and mask (B, t) of each, of whatever lengths t.
+
+    Returns:
+        What ``model.fuse`` returns for each of them: vision (B, V, D) and text (B, t, D).
+    """
+    if not texts:
+        return {}
+    longest = max(mask.shape[1] for _, mask in texts.values())
+    states = torch.stack([F.pad(text, (0, 0, 0, longest - text.shape[1])) for text, _ in texts.values()], dim=1)  # (B, K, T, D)
+    masks = torch.stack([F.pad(mask, (0, longest - mask.shape[1])) for _, mask in texts.values()], dim=1)
+    fused = model.fuse(vision, states.flatten(0, 1), masks.flatten(0, 1))
+    text = fused.text.unflatten(0, masks.shape[:2])
+    # Without a connected layer the pictures come out as they went in, once each.
+    shared = len(fused.vision) == len(vision)
+    seen = [fused.vision] * len(texts) if shared else fused.vision.unflatten(0, masks.shape[:2]).unbind(1)
+    kinds = zip(texts.items(), seen, text.unbind(1), strict=True)
+    return {name: Fused(of_one, read[:, : mask.shape[1]]) for (name, (_, mask)), of_one, read in kinds}

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmplug.batch import Batch, Item, Losses, Prediction
+from openmplug.batch import Batch, Item, Losses, Prediction, Tokens
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
@@ -67,22 +67,10 @@ class MaskedWordsTask(Task):
         """Make the collator; training and evaluation cut alike."""
         return TextCollator(self.tokenizer, min(self.settings.max_text_length, self.model.config.max_positions))
 
-    def _hide(self, batch: Batch, generators: Sequence[torch.Generator] | None = None) -> Masked:
-        """Hide words of each text; with generators (CPU) each row draws from its own."""
+    def _hide(self, batch: Batch, fixed: bool = False) -> Masked:
         assert batch.text is not None
-        ids, tokenizer = batch.text.ids, self.tokenizer
-        special = torch.tensor([tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id], device=ids.device)
-        maskable = batch.text.mask & ~torch.isin(ids, special)
-        fixed = (tokenizer.mask_id, tokenizer.vocab_size, self.settings.share)
-        if generators is None:
-            return mask_words(ids, maskable, *fixed)
-        lengths = batch.text.mask.sum(dim=1).tolist()
-        hidden, labels = ids.clone(), torch.full_like(ids, IGNORE)
-        for row, (generator, length) in enumerate(zip(generators, lengths, strict=True)):
-            # Without its padding, so that a text is masked alike in every batch.
-            one = mask_words(ids[row : row + 1, :length].cpu(), maskable[row : row + 1, :length].cpu(), *fixed, generator=generator)
-            hidden[row, :length], labels[row, :length] = one.ids[0].to(ids.device), one.labels[0].to(ids.device)
-        return Masked(hidden, labels)
+        seeds = [sample.id for sample in batch.samples] if fixed else None
+        return hide_words(batch.text, self.tokenizer, self.settings.share, seeds)
 
     def logits(self, ids: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """Compute logits (W, vocab) of the W places that ``wanted`` (B, T) marks; only these go through the vocabulary."""
@@ -101,7 +89,7 @@ class MaskedWordsTask(Task):
     def predict(self, batch: Batch) -> list[Prediction]:
         """Fill in hidden words, the same ones of a text at every evaluation."""
         assert batch.text is not None
-        masked = self._hide(batch, [_generator(sample.id) for sample in batch.samples])
+        masked = self._hide(batch, fixed=True)
         wanted = masked.labels != IGNORE
         logits, true = self.logits(masked.ids, batch.text.mask, wanted), masked.labels[wanted]
         named, losses = logits.argmax(dim=1).tolist(), F.cross_entropy(logits, true, reduction="none").tolist()
@@ -130,6 +118,30 @@ class MaskedWordsTask(Task):
     def scorer(self) -> dict[str, str]:
         """Name the scores."""
         return {"accuracy": "percent of hidden pieces of words found", "hidden": "a function of the record's id and its text's length"}
+
+
+def hide_words(text: Tokens, tokenizer: Tokenizer, share: float, seeds: Sequence[str] | None = None) -> Masked:
+    """Hide words of each text, as ``mask_words`` does; special tokens stay.
+
+    Args:
+        text: (B, T).
+        tokenizer: Says which tokens are special.
+        share: Of the words.
+        seeds: One string per text, from which follows what is hidden of it, in whatever batch it is; None draws anew.
+    """
+    ids = text.ids
+    special = torch.tensor([tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id], device=ids.device)
+    maskable = text.mask & ~torch.isin(ids, special)
+    known = (tokenizer.mask_id, tokenizer.vocab_size, share)
+    if seeds is None:
+        return mask_words(ids, maskable, *known)
+    hidden, labels = ids.clone(), torch.full_like(ids, IGNORE)
+    for row, (seed, length) in enumerate(zip(seeds, text.mask.sum(dim=1).tolist(), strict=True)):
+        # Without its padding, so that a text is masked alike in every batch.
+        part = slice(row, row + 1), slice(0, length)
+        one = mask_words(ids[part].cpu(), maskable[part].cpu(), *known, generator=_generator(seed))
+        hidden[row, :length], labels[row, :length] = one.ids[0].to(ids.device), one.labels[0].to(ids.device)
+    return Masked(hidden, labels)
 
 
 def _generator(name: str) -> torch.Generator:
