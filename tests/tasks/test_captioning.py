@@ -230,3 +230,27 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 def test_there_is_no_training_state() -> None:
     assert task_with(training=True).training_state() == {}
+
+
+# ----------------------------------------------------------------------------------------------------------------- instruction
+
+
+def test_an_instruction_is_read_with_the_picture() -> None:
+    asking, plain = task_with(training=True, instruction="what is it ?"), task_with(training=True)
+    assert asking.model.modules_built == ("vision", "text", "fusion", "decoder") and plain.model.modules_built == ("vision", "decoder")
+    batch = training_batch(asking, captions()[:3])
+    assert batch.images is not None and batch.targets is not None
+    asked = tokenizer()(["what is it ?"] * 3)
+    memory = asking.model.answer_memory(batch.images, asked.ids, asked.mask)
+    logits = asking.model.decoder(batch.targets.ids, batch.targets.mask, memory)
+    labels = batch.targets.ids.masked_fill(~batch.targets.mask, IGNORE)
+    expected = token_losses(logits, labels).sum() / (labels[:, 1:] != IGNORE).sum()
+    torch.testing.assert_close(asking(batch).total, expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        written = {question: [one.score for one in _written(question)] for question in ("what is it ?", "how many are there ?")}
+    assert written["what is it ?"] != written["how many are there ?"]
+
+
+def _written(question: str) -> list[Prediction]:
+    task = task_with(instruction=question)
+    return task.predict(evaluation_batch(task, captions()[:3]))

@@ -26,7 +26,7 @@ from openmplug.engine.tracking import Display
 from openmplug.engine.trainer import BEST, LAST
 from openmplug.errors import ModelError
 from openmplug.models.families import architecture_of, saved_config
-from openmplug.tasks import build_task
+from openmplug.tasks import PRETRAINING, build_task
 from openmplug.tasks.base import Task
 
 
@@ -133,7 +133,7 @@ def find_model(path: Path) -> Path:
 
 
 def load_task(
-    folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None, base: Sequence[Path] = ()
+    folder: Path, device: torch.device, settings: Mapping[str, Any] | None = None, base: Sequence[Path] = (), wanted: str | None = None
 ) -> tuple[Task, dict[str, Any]]:
     """Load a trained folder; adapters are merged into the weights they were learned on.
 
@@ -142,15 +142,19 @@ def load_task(
         device: Where to.
         settings: Task settings that replace the folder's.
         base: Where the base of adapters is now; empty takes the place it had.
+        wanted: What a model that was only pre-trained is to do, without having been trained for it (zero-shot); of another one it
+            changes nothing.
 
     Returns:
         The task in eval mode, and the folder's configuration.
 
     Raises:
-        ModelError: If the folder is not complete or its weights do not fit its configuration.
+        ModelError: If the folder is not complete, its weights do not fit its configuration, or lack a part of the wanted task.
         UsageError: If a setting is unknown.
     """
     config, tokenizer = read_folder(folder)
+    if config["task"] == PRETRAINING and wanted not in (None, PRETRAINING):
+        return _zero_shot(folder, device, {**config, "task": wanted, "settings": dict(settings or {})}, tokenizer)
     if config["task"] is None:
         raise ModelError(f"'{folder}' was trained for no task in particular; convert it with --task, or start from it with init_from")
     task = build_task(
@@ -161,4 +165,15 @@ def load_task(
         clips="temporal" in config["modules"],
     )
     load_folder(folder, task.model, base)
+    return task.to(device).eval(), config
+
+
+def _zero_shot(folder: Path, device: torch.device, config: dict[str, Any], tokenizer: Tokenizer) -> tuple[Task, dict[str, Any]]:
+    """Make a task of the parts of a pre-trained model; frames of a clip are pictures to one that has seen pictures only."""
+    clips = "temporal" in config["modules"]
+    task = build_task(config["task"], saved_config(config), tokenizer, config["settings"], clips=clips)
+    if lacking := load_shared(folder, task.model):
+        raise ModelError(
+            f"the pre-trained model in '{folder}' has no {', '.join(lacking)}, which task '{config['task']}' needs; fine-tune it"
+        )
     return task.to(device).eval(), config

@@ -313,7 +313,7 @@ def evaluate(
     """
     target = choose_device(device or config.run.device)
     folder = find_model(model)
-    task, facts = load_task(folder, target, {**config.settings, **read_candidates(config.data)})
+    task, facts = load_task(folder, target, {**config.settings, **read_candidates(config.data)}, wanted=config.task)
     if facts["task"] != config.task:
         raise UsageError(
             f"the model in '{folder}' was trained for task '{facts['task']}', the recipe is for '{config.task}'; use a recipe of its task"

@@ -34,7 +34,7 @@ from openmplug.inference.pictures import ImageInput
 from openmplug.inference.results import Answer, Box, Caption, Label, Match
 from openmplug.inference.visuals import VisualInput, VisualTransform, by_kind, is_clip
 from openmplug.models.network import Network
-from openmplug.tasks import task_around
+from openmplug.tasks import PRETRAINING, task_around
 from openmplug.tasks.base import Task
 from openmplug.tasks.vqa import VQATask
 
@@ -105,7 +105,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         self.network = network.eval()
         self.tokenizer = tokenizer
-        self.config = dict(content)
+        # Pre-training is for no task in particular.
+        self.config = {**content, **({"task": None, "settings": {}} if content["task"] == PRETRAINING else {})}
         self.device = device
         self.precision = precision
         self.batch_size = batch_size

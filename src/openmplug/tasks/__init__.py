@@ -31,8 +31,10 @@ TASKS: dict[str, type[Task]] = {
     "mlm": MaskedWordsTask,
     "pretrain": PretrainTask,
 }
+PRETRAINING = "pretrain"
+"""The task whose models may do any other, without having been trained for it."""
 
-__all__ = ["TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]
+__all__ = ["PRETRAINING", "TASKS", "Progress", "Task", "build_task", "find_task", "task_around"]
 
 
 def build_task(

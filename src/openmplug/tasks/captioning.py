@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
@@ -15,6 +16,7 @@ from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores, cider, ptb_tokenise
+from openmplug.models.decoder import DecoderMemory
 from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
@@ -31,6 +33,8 @@ class CaptionSettings(Settings):
             (the last prompt word is neither: see docs/deviations.md).
         generate_from: ``prompt`` gives the decoder the prompt (mPLUG's scripts), ``start`` lets it write from the beginning and keeps what
             stands behind the prompt, if it wrote it (mPLUG-2's scripts).
+        instruction: What is asked of every picture, through the text encoder: the decoder then attends to the instruction as well, fused
+            with the picture, as in mPLUG-2's first figure and in pre-training. Empty: vision tokens alone, the released scripts' way.
         num_beams: Beams of the search.
         min_length: Fewest new tokens.
         max_length: Most new tokens.
@@ -45,6 +49,7 @@ class CaptionSettings(Settings):
 
     prompt: str = ""
     generate_from: Literal["prompt", "start"] = "prompt"
+    instruction: str = ""
     num_beams: int = Field(default=5, ge=1)
     min_length: int = Field(default=8, ge=0)
     max_length: int = Field(default=25, ge=1)
@@ -109,6 +114,18 @@ class CaptioningTask(Task):
                 "shorten the prompt or raise max_text_length"
             )
 
+    @classmethod
+    def needed_modules(cls, settings: Any) -> tuple[str, ...]:
+        """Name the parts of the model; an instruction needs those that read."""
+        return ("vision", "text", "fusion", "decoder") if settings.instruction else cls.model_modules
+
+    def _memory(self, images: Tensor) -> DecoderMemory:
+        if not self.settings.instruction:
+            return self.model.caption_memory(images)
+        asked = self.tokenizer([self.settings.instruction], max_length=self.model.config.max_positions).to(images.device)
+        rows = len(images)
+        return self.model.answer_memory(images, asked.ids.expand(rows, -1), asked.mask.expand(rows, -1))
+
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Make one example of every ``captions_per_example`` captions of a picture; of all where the model's own are rewarded."""
         step = self.settings.captions_per_example
@@ -134,7 +151,7 @@ class CaptioningTask(Task):
         if self._reward is not None:
             return self_critical_loss(
                 self.model.decoder,
-                self.model.caption_memory(batch.images),
+                self._memory(batch.images),
                 self.tokenizer,
                 self._reward,
                 batch.samples,
@@ -142,7 +159,7 @@ class CaptioningTask(Task):
                 **self._search,
             )
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
-        memory = memory_of_rows(self.model.caption_memory(batch.images), batch.targets_per_item)
+        memory = memory_of_rows(self._memory(batch.images), batch.targets_per_item)
         losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
         total = losses.sum() / (labels[:, 1:] != IGNORE).sum()
         return Losses(total, {"loss": total.detach()})
@@ -152,7 +169,7 @@ class CaptioningTask(Task):
         assert batch.images is not None
         captions = generate(
             self.model.decoder,
-            self.model.caption_memory(batch.images),
+            self._memory(batch.images),
             self.tokenizer,
             prompt=self._prompt,
             **self._search,
