@@ -9,6 +9,7 @@ from openmplug.models.mimetic import grid_positions, start_fusion, start_tempora
 from openmplug.models.text import TextEncoder
 from openmplug.models.video import TemporalModules, encode_clips
 from openmplug.models.vision import VisionTransformer
+from tiny_models import tiny_model
 
 
 @pytest.fixture
@@ -76,3 +77,13 @@ def test_fusion_begins_as_the_decoder_around_its_connected_layers():
     for index in (1, 3):  # connected, and beyond the decoder's two layers
         assert all(torch.equal(value, before[index][name]) for name, value in fusion.layers[index].state_dict().items())
     assert torch.equal(text.embeddings.words.weight, decoder.embeddings.words.weight)
+
+
+def test_the_head_of_masked_words_begins_as_the_decoder_s():
+    torch.manual_seed(0)
+    model = tiny_model(("text", "fusion", "decoder", "language"))
+    before = {name: value.clone() for name, value in model.language.state_dict().items()}
+    model.start_mimetic({"text"})
+    assert all(torch.equal(value, before[name]) for name, value in model.language.state_dict().items())
+    model.start_mimetic({"language"})
+    assert all(torch.equal(value, model.decoder.head.state_dict()[name]) for name, value in model.language.state_dict().items())

@@ -81,8 +81,8 @@ class Network(nn.Module, ABC):
         """Begin new modules nearer to where training leads than noise is; see ``models.mimetic``.
 
         Args:
-            modules: Those that have no weights yet. The vision part begins like a trained one; text encoder and fusion begin as the
-                decoder, where that has weights.
+            modules: Those that have no weights yet. The vision part begins like a trained one; text encoder, fusion and the head
+                of masked words begin as the decoder, where that has weights.
         """
         if "vision" in modules:
             start_tower(self.vision)
@@ -91,6 +91,8 @@ class Network(nn.Module, ABC):
                 start_text(self.text, self.decoder)
             if "fusion" in modules:
                 start_fusion(self.fusion, self.decoder)
+            if "language" in modules:
+                self.language.load_state_dict(self.decoder.head.state_dict())
 
     @classmethod
     @abstractmethod

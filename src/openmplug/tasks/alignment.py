@@ -196,12 +196,16 @@ class AlignmentTask(Task):
         )
 
     @staticmethod
-    def one_text_each(aligned: Aligned, counts: Tensor | None) -> Aligned:
-        """Draw one of each picture's ``counts`` (I,) texts; None means that each has one already."""
+    def some_texts(aligned: Aligned, counts: Tensor | None, each: int = 1) -> Aligned:
+        """Draw ``each`` of every picture's ``counts`` (I,) texts, one after the other, with repetition; None: each has one text.
+
+        The first ones of all pictures, ``[::each]``, are one for each picture.
+        """
         if counts is None:
-            return aligned
+            return aligned if each == 1 else aligned.take(aligned.rows.repeat_interleave(each))
         first = counts.cumsum(dim=0) - counts  # row of each picture's first text
-        return aligned.take(first + (torch.rand(len(counts), device=counts.device) * counts).long())
+        drawn = (torch.rand(len(counts), each, device=counts.device) * counts[:, None]).long()
+        return aligned.take((first[:, None] + drawn).flatten())
 
     def match(self, aligned: Aligned) -> Tensor:
         """Compute the matching loss of pictures with one text each, against negatives drawn by similarity."""
@@ -226,20 +230,21 @@ def fuse_together(model: Network, vision: Tensor, texts: Mapping[str, tuple[Tens
     Args:
         model: Fuses.
         vision: (B, V, D).
-        texts: States (B, t, D) and mask (B, t) of each, of whatever lengths t.
+        texts: States (R, t, D) and mask (R, t) of each kind, of whatever lengths t; B divides R, row r is about picture ``r // (R / B)``.
 
     Returns:
-        What ``model.fuse`` returns for each of them: vision (B, V, D) and text (B, t, D).
+        What ``model.fuse`` returns for each kind: text (R, t, D), and vision (R, V, D), or (B, V, D) where it is the same for all.
     """
     if not texts:
         return {}
-    longest = max(mask.shape[1] for _, mask in texts.values())
-    states = torch.stack([F.pad(text, (0, 0, 0, longest - text.shape[1])) for text, _ in texts.values()], dim=1)  # (B, K, T, D)
-    masks = torch.stack([F.pad(mask, (0, longest - mask.shape[1])) for _, mask in texts.values()], dim=1)
-    fused = model.fuse(vision, states.flatten(0, 1), masks.flatten(0, 1))
-    text = fused.text.unflatten(0, masks.shape[:2])
+    longest, pictures = max(mask.shape[1] for _, mask in texts.values()), len(vision)
+    states = [F.pad(text, (0, 0, 0, longest - text.shape[1])).unflatten(0, (pictures, -1)) for text, _ in texts.values()]  # (B, k, T, D)
+    masks = [F.pad(mask, (0, longest - mask.shape[1])).unflatten(0, (pictures, -1)) for _, mask in texts.values()]
+    each = [mask.shape[1] for mask in masks]
+    fused = model.fuse(vision, torch.cat(states, dim=1).flatten(0, 1), torch.cat(masks, dim=1).flatten(0, 1))
+    read = fused.text.unflatten(0, (pictures, -1)).split(each, dim=1)
     # Without a connected layer the pictures come out as they went in, once each.
-    shared = len(fused.vision) == len(vision)
-    seen = [fused.vision] * len(texts) if shared else fused.vision.unflatten(0, masks.shape[:2]).unbind(1)
-    kinds = zip(texts.items(), seen, text.unbind(1), strict=True)
-    return {name: Fused(of_one, read[:, : mask.shape[1]]) for (name, (_, mask)), of_one, read in kinds}
+    shared = len(fused.vision) == pictures
+    seen = [fused.vision] * len(each) if shared else [one.flatten(0, 1) for one in fused.vision.unflatten(0, (pictures, -1)).split(each, 1)]
+    kinds = zip(texts.items(), seen, read, strict=True)
+    return {name: Fused(of_one, text.flatten(0, 1)[:, : mask.shape[1]]) for (name, (_, mask)), of_one, text in kinds}

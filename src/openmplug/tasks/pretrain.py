@@ -67,6 +67,8 @@ class PretrainSettings(AlignmentSettings):
         instruction: Weight of describing on an instruction (mPLUG-2's instruction-based language loss).
         instructions: What is asked of a picture; one is drawn for each batch. ``{kind}`` becomes "image" or "video". The papers print
             one, in mPLUG-2's first figure.
+        fused_captions: Of a picture's ``captions_per_example``, how many are drawn to be masked, cut and asked for; one of them is matched.
+            The tower is most of a step at small sizes: more words for the same picture cost little there.
         share: Of the words that are masked.
         distill: Let the twin teach masked words and what is written too, with weight ``alpha``: it then has a fusion and a decoder.
         per_token: Average the loss of what is written over its tokens. As released it is summed over a text's tokens and averaged over
@@ -82,6 +84,7 @@ class PretrainSettings(AlignmentSettings):
     prefix: float = Field(default=1.0, ge=0)
     instruction: float = Field(default=0.0, ge=0)
     instructions: tuple[str, ...] = Field(default=("what does the {kind} describe?",), min_length=1)
+    fused_captions: int = Field(default=1, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
     distill: bool = True
     per_token: bool = False
@@ -191,12 +194,13 @@ class PretrainTask(AlignmentTask):
         if batch.images is None:
             return self._words_alone(batch.text)
         aligned = self.align(batch, batch.text.ids)
-        chosen = self.one_text_each(aligned, batch.samples_per_image)
+        chosen = self.some_texts(aligned, batch.samples_per_image, self.settings.fused_captions)
         readings = self._readings(Tokens(batch.text.ids[chosen.rows], chosen.mask), batch.targets)
         texts = encode_readings(self.model, readings)
         losses = {"itc": aligned.loss}
         if self.settings.itm:
-            fused, losses["itm"] = self._match_and_fuse(chosen, texts)
+            matched = chosen.take(torch.arange(0, len(chosen.rows), self.settings.fused_captions, device=chosen.rows.device))
+            fused, losses["itm"] = self._match_and_fuse(matched, texts)
         else:
             fused = fuse_together(self.model, chosen.vision, texts)
         taught = self._taught(chosen, readings)
@@ -219,12 +223,12 @@ class PretrainTask(AlignmentTask):
             readings["instruction"] = instruction_reading(text, self.tokenizer, asked)
         return readings
 
-    def _match_and_fuse(self, chosen: Aligned, texts: dict[str, Encoded]) -> tuple[dict[str, Fused], Tensor]:
+    def _match_and_fuse(self, matched: Aligned, texts: dict[str, Encoded]) -> tuple[dict[str, Fused], Tensor]:
         """Fuse every text of each picture in one call, and each text with a wrong picture; the matching loss comes with it."""
-        negatives = self.draw_negatives(chosen)
-        pairs = {"own": (chosen.text, chosen.mask), "wrong text": (chosen.text[negatives.texts], chosen.mask[negatives.texts])}
-        fused = fuse_together(self.model, chosen.vision, {**pairs, **texts})
-        wrong_picture = self.model.fuse(chosen.vision[negatives.images], chosen.text, chosen.mask)
+        negatives = self.draw_negatives(matched)
+        pairs = {"own": (matched.text, matched.mask), "wrong text": (matched.text[negatives.texts], matched.mask[negatives.texts])}
+        fused = fuse_together(self.model, matched.vision, {**pairs, **texts})
+        wrong_picture = self.model.fuse(matched.vision[negatives.images], matched.text, matched.mask)
         ordered = (fused["own"], wrong_picture, fused["wrong text"])
         return fused, matching_loss(torch.cat([self.model.matching(pair.text) for pair in ordered]))
 

@@ -92,7 +92,14 @@ def spoken(model: Network, reading: Reading, fused: Fused) -> Tensor:
     """
     if reading.written is None:
         return model.language(fused.text[reading.wanted], model.text.embeddings.words.weight)
-    memory: DecoderMemory = model.decoder_memory(fused, reading.mask)
+    memory = _memory(model, fused, reading.mask)
     # The last id is only to be said, never read.
     hidden = model.decoder.hidden(reading.written.ids[:, :-1], reading.written.mask[:, :-1], memory)
     return model.decoder.logits(hidden[reading.wanted])
+
+
+def _memory(model: Network, fused: Fused, mask: Tensor) -> DecoderMemory:
+    """Let the decoder attend to vision (B, V, D), or (R, V, D), and text (R, t, D)."""
+    if len(fused.vision) < len(fused.text):
+        fused = Fused(fused.vision.repeat_interleave(len(fused.text) // len(fused.vision), dim=0), fused.text)
+    return model.decoder_memory(fused, mask)

@@ -112,7 +112,7 @@ class RetrievalTask(AlignmentTask):
         aligned = self.align(batch, self._mask_words(batch.text))
         if self.settings.matching_weight == 0:
             return Losses(aligned.loss, {"itc": aligned.loss.detach()})
-        matching = self.match(self.one_text_each(aligned, batch.samples_per_image))
+        matching = self.match(self.some_texts(aligned, batch.samples_per_image))
         total = aligned.loss + self.settings.matching_weight * matching
         return Losses(total, {"itc": aligned.loss.detach(), "itm": matching.detach()})
 
