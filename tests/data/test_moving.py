@@ -132,7 +132,7 @@ def answer(clip: Clip, kind: str, text: str) -> str:
         dx, dy = ((b - a + SIZE / 2) % SIZE - SIZE / 2 for a, b in ((x1, x2), (y1, y2)))
         return ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("down" if dy > 0 else "up")
     if kind == "first":
-        return next(mover.colour for mover in clip.movers if moved(mover, 0, 3) == (words[-1] == "first"))
+        return next(mover.colour for mover in clip.movers if moved(mover, 0, 3))
     if kind == "order":
         return "first" if moved(by_name[" ".join(words[2:4])], 0, 3) else "last"
     if kind == "colour":
