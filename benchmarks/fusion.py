@@ -24,15 +24,15 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from fusion_grid import BOTH, FORWARD, GRIDS, Grid, Setting, operations, settings
 from fusion_plots import draw
-from fusion_stacks import PATCH, WORDS, WholeModel, attention_kind, build_encoders, build_stack, encoder_flops, stack_flops, variants
+from fusion_stacks import PATCH, WORDS, WholeModel, attention_kind, build_encoders, build_stack, variants
 from memory import start_counting, status
 from torch import Tensor, nn
 
@@ -41,82 +41,6 @@ from openmplug.engine.circumstances import circumstances
 from openmplug.engine.guards import is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FORWARD, BOTH = "forward", "forward+backward"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is measured.
-
-    Args:
-        layers: Depths.
-        vision, text: Tokens ``V`` and ``T``.
-        strides: ``S`` of skip-connected fusion; of the depth and more means no connected layer.
-        work: Mode and batch size.
-        whole: The same for whole models, at the first depth and text length.
-        dtypes, attention: Kinds.
-        runs: Timed ones, after the call that tells the memory and ``warmup`` more.
-        width, heads: Of every stack; the feed-forward is four times as wide.
-    """
-
-    layers: tuple[int, ...]
-    vision: tuple[int, ...]
-    text: tuple[int, ...]
-    strides: tuple[int, ...]
-    work: tuple[tuple[str, int], ...]
-    whole: tuple[tuple[str, int], ...]
-    dtypes: tuple[str, ...] = ("fp32",)
-    attention: tuple[str, ...] = ("sdpa", "eager")
-    runs: int = 30
-    warmup: int = 3
-    width: int = 768
-    heads: int = 12
-
-
-EVERYTHING = tuple(product((FORWARD, BOTH), (100, 1)))
-GRIDS = {
-    "full": Grid((6, 12), (197, 257, 577, 1297), (25, 30), (1, 2, 3, 6), EVERYTHING, EVERYTHING, dtypes=("fp32", "bf16")),
-    "quick": Grid((6,), (197, 577), (25,), (1, 3, 6), ((FORWARD, 4), (FORWARD, 1), (BOTH, 1)), ((FORWARD, 1),), runs=3, warmup=0),
-    "tiny": Grid((2,), (5, 10), (4,), (1, 2), ((FORWARD, 2), (BOTH, 1)), ((BOTH, 1),), runs=2, warmup=1, width=32, heads=2),
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One comparison: everything but the kind of stack."""
-
-    scope: str
-    layers: int
-    dtype: str
-    vision: int
-    text: int
-    mode: str
-    batch: int
-    attention: str
-
-    def key(self) -> str:
-        sizes = f"L={self.layers}, V={self.vision}, T={self.text}, batch {self.batch}"
-        return f"{self.scope}, {sizes}, {self.mode}, {self.dtype}, {self.attention}"
-
-
-def settings(grid: Grid) -> Iterator[Setting]:
-    """List the comparisons; those that share their stacks follow each other."""
-    for layers, dtype, vision, text in product(grid.layers, grid.dtypes, grid.vision, grid.text):
-        for (mode, batch), attention in product(grid.work, grid.attention):
-            yield Setting("fusion", layers, dtype, vision, text, mode, batch, attention)
-        if (layers, text) == (grid.layers[0], grid.text[0]):
-            for (mode, batch), attention in product(grid.whole, grid.attention):
-                yield Setting("whole", layers, dtype, vision, text, mode, batch, attention)
-
-
-def operations(grid: Grid, setting: Setting, variant: str) -> int:
-    """Operations of one call."""
-    sizes = (setting.vision, setting.text, grid.width, 4 * grid.width)
-    total, pixels = (0, 0) if setting.scope == "fusion" else encoder_flops(*sizes)
-    total += stack_flops(variant, *sizes, setting.layers)
-    return setting.batch * (total if setting.mode == FORWARD else 3 * total - pixels)
-
-
 # ------------------------------------------------------------------------------------------------------------------ measuring
 
 
@@ -139,11 +63,12 @@ class Bench:
             if setting.scope == "fusion":
                 return self._stacks[1]
             if self._encoders[0] != (setting.vision, setting.dtype):
-                encoders = build_encoders(setting.vision, *block, self.dropout)
+                encoders = build_encoders(grid.encoders, setting.vision, *block, self.dropout)
                 self._encoders = (setting.vision, setting.dtype), [one.to(DTYPES[setting.dtype]) for one in encoders]
         return {name: WholeModel(*self._encoders[1], stack) for name, stack in self._stacks[1].items()}
 
     def inputs(self, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
+        """Make what the models of a setting are called with."""
         rows, tokens, dtype = setting.batch, setting.text, DTYPES[setting.dtype]
         mask = torch.ones(rows, tokens, dtype=torch.bool, device=self.device)
         if setting.scope == "whole":
@@ -172,6 +97,7 @@ class Bench:
         return forward if mode == FORWARD else forward_and_backward
 
     def synchronize(self) -> None:
+        """Wait for a GPU."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

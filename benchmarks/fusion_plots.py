@@ -62,7 +62,8 @@ def panels(figure: Figure, members: list[dict[str, Any]]) -> None:
             time.plot(points, [1e3 * one[1]["seconds"] for one in measured], label=f"{name}, {attention}", **shared)
             compared = [one for one in measured if "seconds" in one[2]]
             ratio.plot([one[0] for one in compared], [one[2]["seconds"] / one[1]["seconds"] for one in compared], **shared)
-            work.plot(points, [one[1]["gflop"] for one in measured], **shared)
+            if attention == members[0]["attention"]:
+                work.plot(points, [one[1]["gflop"] for one in measured], **shared)
     for axes, title in ((time, "milliseconds of a call"), (ratio, "times faster than connected"), (work, "GFLOP by formula")):
         axes.set_title(title)
         axes.set_xlabel("vision tokens V")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import isqrt
 
 import flops
@@ -22,7 +23,15 @@ from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.vision import VisionTransformer
 
 PATCH = 16  # pixels; the whole model sees pictures of so many patches as give the wanted tokens
-VISION_LAYERS, TEXT_LAYERS, WORDS = 12, 6, 30522  # of mPLUG base
+WORDS = 30522  # of mPLUG base, as the numbers of encoder layers below are
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Sizes of the encoders around a stack: layers of the tower and of the text encoder."""
+
+    vision_layers: int = 12
+    text_layers: int = 6
 
 
 class ConnectedStack(nn.Module):
@@ -34,6 +43,7 @@ class ConnectedStack(nn.Module):
         init_bert(self, width)
 
     def forward(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
+        """Fuse; every vision token is visible."""
         mask = key_mask(torch.cat([text_mask.new_ones(vision.shape[:2]), text_mask], dim=1))
         mixed = torch.cat([vision, text], dim=1)  # (B, V + T, D)
         for layer in self.layers:
@@ -52,6 +62,7 @@ class CoAttentionStack(nn.Module):
         init_bert(self, width)
 
     def forward(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
+        """Fuse; every vision token is visible."""
         mask = key_mask(text_mask)
         for of_vision, of_text in zip(self.vision_layers, self.text_layers, strict=True):
             words, seen = of_vision.cross_attention.attention.project(text), of_text.cross_attention.attention.project(vision)
@@ -67,6 +78,7 @@ class WholeModel(nn.Module):
         self.tower, self.text, self.stack = tower, text, stack
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> Fused:
+        """Encode and fuse pictures (B, 3, H, W) and ids (B, T) with mask (B, T)."""
         return self.stack(self.tower(images), self.text(ids, mask), mask)
 
 
@@ -88,7 +100,9 @@ def build_stack(variant: str, width: int, heads: int, intermediate: int, layers:
     return SkipConnectedFusion(width, heads, intermediate, layers, connected, dropout, dropout)
 
 
-def build_encoders(vision: int, width: int, heads: int, intermediate: int, dropout: float) -> tuple[VisionTransformer, TextEncoder]:
+def build_encoders(
+    sizes: Encoders, vision: int, width: int, heads: int, intermediate: int, dropout: float
+) -> tuple[VisionTransformer, TextEncoder]:
     """Build the tower whose pictures give ``vision`` tokens, and the text encoder.
 
     Raises:
@@ -97,8 +111,8 @@ def build_encoders(vision: int, width: int, heads: int, intermediate: int, dropo
     side = isqrt(vision - 1)
     if 1 + side * side != vision:
         raise ValueError(f"{vision} vision tokens are not one class token and a square of patches; choose 197, 257, 577 or the like")
-    tower = VisionTransformer(side * PATCH, PATCH, width, VISION_LAYERS, heads, dropout)
-    return tower, TextEncoder(WORDS, width, heads, intermediate, TEXT_LAYERS, 64, dropout, dropout)
+    tower = VisionTransformer(side * PATCH, PATCH, width, sizes.vision_layers, heads, dropout)
+    return tower, TextEncoder(WORDS, width, heads, intermediate, sizes.text_layers, 64, dropout, dropout)
 
 
 def stack_flops(variant: str, vision: int, text: int, width: int, intermediate: int, layers: int) -> int:
@@ -111,10 +125,10 @@ def stack_flops(variant: str, vision: int, text: int, width: int, intermediate: 
     return flops.skip_connected_stack(*sizes, len(connected_layers(stride_of(variant), layers)))
 
 
-def encoder_flops(vision: int, text: int, width: int, intermediate: int) -> tuple[int, int]:
+def encoder_flops(sizes: Encoders, vision: int, text: int, width: int, intermediate: int) -> tuple[int, int]:
     """Operations of one sample's encoders, and those of them that project pixels, which need no gradient of their input."""
     pixels = flops.linear(vision - 1, 3 * PATCH**2, width)
-    encoders = VISION_LAYERS * flops.block(vision, width, 4 * width) + TEXT_LAYERS * flops.block(text, width, intermediate)
+    encoders = sizes.vision_layers * flops.block(vision, width, 4 * width) + sizes.text_layers * flops.block(text, width, intermediate)
     return pixels + encoders, pixels
 
 

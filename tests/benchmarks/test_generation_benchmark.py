@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from benchmark_files import load_benchmark as load
 from parity.plain import plain_beam_search, plain_rank
 from tiny_models import random_ids, right_padded, tiny_decoder, tiny_model
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import a file of ``benchmarks/`` the way it runs: its own folder first on the path."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("end_bias", [0.0, 4.0, 6.0])
