@@ -155,9 +155,10 @@ def decoder(config: MPLUGConfig, tokens: int, context: int) -> int:
     return config.decoder_layers * cross_block(tokens, context, config.width, config.intermediate) + language_head(config, tokens)
 
 
-def contrastive(config: MPLUGConfig) -> int:
-    """Project the class tokens of a picture and of a text."""
-    return 2 * linear(1, config.width, config.embed_dim)
+def contrastive(config: MPLUGConfig, frames: int = 0) -> int:
+    """Project the class tokens of a picture, or of each of a clip's frames in mPLUG, and of a text."""
+    seen = 1 if isinstance(config, MPLUG2Config) else kept_frames(config, frames)
+    return linear(seen + 1, config.width, config.embed_dim)
 
 
 def matching(config: MPLUGConfig) -> int:

@@ -1,0 +1,210 @@
+"""The forwards of one pre-training step, what they cost, and the step itself in plain code to measure and to count.
+
+Both families, for B pictures or clips with a text each (arXiv:2205.12005, section 3; the matching rows as ALBEF draws them):
+
+    vision encoder     the pictures, once; contrast, matching, masked words and prefix share it
+    text encoder       the texts (contrast and matching), the texts with hidden words, the prefixes
+    fusion             own and wrong text beside the same picture (2 B rows, keys and values projected once), text beside a wrong picture
+                       (B), hidden words (B), prefix (B): matching's 3 B rows and two more
+    language head      at hidden words only
+    decoder            the rest of the text against [vision; prefix] of the fused prefix
+    twin, no gradient  the pictures and the texts; where it teaches words too, also hidden words, prefix, their fusion, head and decoder
+
+Whatever learns costs three times its forward, pixels excepted (``flops.py``); the twin once. Recomputed layers are not counted: model
+FLOPs are what the model needs, not what a setting spends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+import flops
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openmplug.models.families import build_network, network_class
+from openmplug.models.momentum import MomentumTwin
+from openmplug.models.mplug import MPLUGConfig
+from openmplug.models.network import Network
+from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
+from openmplug.objectives.itm import matching_loss
+
+LEARNED = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "language")
+ALPHA = 0.4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step sees.
+
+    Args:
+        batch: Pictures or clips of one device, each with a text.
+        text: Tokens of a text, [CLS] and [SEP] included.
+        frames: Of a clip; 0 = pictures.
+        queue: Features kept of earlier batches, per modality.
+        devices: Whose features are contrasted with each other.
+        mask_share: Of the words that are hidden.
+        distil: The twin teaches hidden words and the decoder too, not only contrast.
+    """
+
+    batch: int
+    text: int = 30
+    frames: int = 0
+    queue: int = 65536
+    devices: int = 1
+    mask_share: float = 0.15
+    distil: bool = True
+
+    @property
+    def hidden(self) -> int:
+        """Hidden words of a text."""
+        return max(1, ceil(self.mask_share * (self.text - 2)))
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of a prefix: half of the text, the mean of a drawn split."""
+        return self.text // 2
+
+    @property
+    def target(self) -> int:
+        """Tokens the decoder sees: [CLS] and the rest."""
+        return 1 + self.text - self.prefix
+
+    @property
+    def keys(self) -> int:
+        """Features that each picture and text is contrasted with."""
+        return self.batch * self.devices + self.queue
+
+
+class Pass(NamedTuple):
+    """One forward of a step: FLOPs of one picture forward and backward."""
+
+    what: str
+    forward: int
+    backward: int
+
+
+def passes(config: MPLUGConfig, plan: Plan) -> list[Pass]:
+    """List the forwards of a step, those of the twin last."""
+    seen, texts = flops.vision_tokens(config, plan.frames), flops.text(config, plan.text)
+    prefix = flops.text(config, plan.prefix)
+    vision = flops.vision(config, plan.frames)
+    fused, fused_prefix = (flops.fusion(config, seen, tokens) for tokens in (plan.text, plan.prefix))
+    words = flops.language_head(config, plan.hidden)
+    decoded = flops.decoder(config, plan.target, seen + plan.prefix)
+    contrasted = 2 * flops.linear(1, config.embed_dim, plan.keys)
+
+    def learned(what: str, forward: int) -> Pass:
+        return Pass(what, forward, 2 * forward)
+
+    student = [
+        Pass("vision encoder", vision, 2 * vision - flops.patches(config, plan.frames)),
+        learned("text encoder: texts", texts),
+        learned("text encoder: hidden words", texts),
+        learned("text encoder: prefix", prefix),
+        learned("fusion: own and wrong text", flops.fusion(config, seen, plan.text, texts_per_picture=2)),
+        learned("fusion: wrong picture", fused),
+        learned("fusion: hidden words", fused),
+        learned("fusion: prefix", fused_prefix),
+        learned("language head", words),
+        learned("decoder", decoded),
+        learned("contrastive and matching heads", flops.contrastive(config, plan.frames) + 3 * flops.matching(config)),
+        Pass("similarities", contrasted, contrasted),
+    ]
+    twin = {"vision encoder": vision, "text encoder": texts, "contrastive head": flops.contrastive(config, plan.frames), "similarities": contrasted}
+    if plan.distil:
+        twin |= {"hidden words": texts + fused + words, "prefix and decoder": prefix + fused_prefix + decoded}
+    return student + [Pass(f"twin: {what}", forward, 0) for what, forward in twin.items()]
+
+
+def step_flops(config: MPLUGConfig, plan: Plan) -> int:
+    """Model FLOPs of one device's step."""
+    return plan.batch * sum(one.forward + one.backward for one in passes(config, plan))
+
+
+# ------------------------------------------------------------------------------------------------------------------ the step
+
+
+def build(config: MPLUGConfig, plan: Plan) -> tuple[Network, MomentumTwin]:
+    """Build what a step needs on torch's default device; the twin has what it teaches."""
+    have = network_class(config).selection(LEARNED, plan.frames > 0)
+    model = build_network(config, have).train()
+    taught = [name for name in LEARNED if name != "matching"] if plan.distil else ["vision", "text", "contrastive"]
+    return model, MomentumTwin(model, taught).train()
+
+
+class Inputs(NamedTuple):
+    """A made-up batch: images (B, 3, H, W) or (B, F, 3, H, W), ids (B, T), and features in the queue (Q, E)."""
+
+    images: Tensor
+    ids: Tensor
+    queue: Tensor
+
+
+def inputs(config: MPLUGConfig, plan: Plan) -> Inputs:
+    """Make random pictures, full texts and a full queue on torch's default device."""
+    frames = (plan.frames,) if plan.frames else ()
+    images = torch.randn(plan.batch, *frames, 3, config.image_size, config.image_size)
+    ids = torch.randint(104, config.vocab_size, (plan.batch, plan.text))
+    return Inputs(images, ids, F.normalize(torch.randn(plan.queue, config.embed_dim), dim=-1))
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a model said about hidden words and about the rest behind the prefix, logits (B * W, vocab) and (B, t, vocab)."""
+
+    hidden: Tensor
+    target: Tensor
+
+
+def _words(model: Network, vision: Tensor, ids: Tensor, plan: Plan) -> Words:
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    fused = model.fuse(vision, model.encode_text(ids, mask), mask).text[:, 1 : 1 + plan.hidden].flatten(0, 1)
+    hidden = model.language(fused, model.text.embeddings.words.weight)
+    prefix, target = ids[:, : plan.prefix], torch.cat([ids[:, :1], ids[:, plan.prefix :]], dim=1)
+    seen = mask[:, : plan.prefix]
+    read = model.fuse(vision, model.encode_text(prefix, seen), seen)
+    memory = model.decoder_memory(read, seen)
+    return Words(hidden, model.decoder(target, torch.ones_like(target, dtype=torch.bool), memory))
+
+
+def _language_loss(said: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+    """Cross-entropy of logits (N, vocab) with labels (N,), mixed with the twin's beliefs."""
+    loss = F.cross_entropy(said.float(), labels)
+    return loss if taught is None else (1 - ALPHA) * loss + ALPHA * soft_cross_entropy(said, taught.float().softmax(dim=-1))
+
+
+def loss_of_step(model: Network, twin: MomentumTwin, given: Inputs, plan: Plan) -> Tensor:
+    """Compute the four losses of a step; call it under autocast where that is wanted, and ``backward`` on the result.
+
+    Wrong pictures and texts are the neighbours in the batch: choosing hard ones costs nothing that shows.
+    """
+    images, ids, queue = given
+    mask, frames = torch.ones_like(ids, dtype=torch.bool), max(1, plan.frames)
+    with torch.no_grad():
+        seen = twin.model.encode_images(images)
+        read = twin.model.encode_text(ids, mask)
+        keys_v = torch.cat([twin.model.vision_features(seen, frames), queue])
+        keys_t = torch.cat([twin.model.contrastive.text_features(read), queue])
+        taught = _words(twin.model, seen, ids, plan) if plan.distil else None
+    vision, text = model.encode_images(images), model.encode_text(ids, mask)
+    vision_f, text_f = model.vision_features(vision, frames), model.contrastive.text_features(text)
+    with torch.autocast(images.device.type, enabled=False):
+        temperature, numbers = model.contrastive.temperature, torch.arange(len(images), device=images.device)
+        positives = positive_targets(numbers, torch.cat([numbers, numbers.new_full((len(queue),), -100)]))
+        total = torch.zeros((), device=images.device)
+        for mine, own, keys in ((vision_f, keys_v, keys_t), (text_f, keys_t, keys_v)):
+            with torch.no_grad():
+                targets = soft_targets(own[: len(images)] @ keys.T / temperature, positives, ALPHA)
+            total = total + soft_cross_entropy(mine @ keys.T / temperature, targets) / 2
+    both = torch.stack([text, text.roll(1, 0)], dim=1).flatten(0, 1)
+    own = model.matching(model.fuse(vision, both, mask.repeat_interleave(2, dim=0)).text).unflatten(0, (-1, 2))
+    wrong = model.matching(model.fuse(vision.roll(1, 0), text, mask).text)
+    total = total + matching_loss(torch.cat([own[:, 0], wrong, own[:, 1]]))
+    said = _words(model, vision, ids, plan)
+    total = total + _language_loss(said.hidden, ids[:, 1 : 1 + plan.hidden].flatten(), taught and taught.hidden)
+    target = said.target[:, :-1].flatten(0, 1)
+    return total + _language_loss(target, ids[:, plan.prefix :].flatten(), taught and taught.target[:, :-1].flatten(0, 1))
