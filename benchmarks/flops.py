@@ -1,7 +1,7 @@
 """Floating-point operations of the models by formula: two for every multiply-add of a matrix product, nothing else counted.
 
-Forward passes of one picture, clip or text. Norms, softmax, activations, embeddings and the three taps over frames are left out: together
-they are below a hundredth of the operations, though not of the time. With D the width, I the intermediate width:
+Forward passes of one picture, clip or text. Norms, softmax, activations, embeddings and the three taps over frames are left out: at the
+published widths they are below a hundredth of the operations, though not of the time. With D the width, I the intermediate width:
 
     linear          2 n D_in D_out                             n tokens
     attention       4 n m D                                    scores and mixture, n queries over m keys

@@ -15,7 +15,9 @@ dropout mask, k copies of an input that k linear layers share (autocast casts fo
     feed-forward              D (c + 4 + m) + 2 c I + 8
     CLIP's block              D (8 + 14 c) + 4 N + 16
     temporal module           D (4 + 2.5 c) + 8                         two in each layer of the tower, for clips
-    word logits               4 vocab, and 8 vocab more where the twin teaches
+    word and position         D (4 + m) + 16
+    word logits               D (3 c + 4) + 8 + 4 vocab, and 8 vocab more where the twin teaches
+    similarities              16 for each feature in the queue and in the batch of all devices, for each picture with its text
 
 Attention is fused: no probabilities are kept. With recomputation a layer keeps its input alone (and the decoder the keys and values it is
 given); the largest layer's activations come back while it is differentiated.

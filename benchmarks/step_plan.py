@@ -114,7 +114,12 @@ def passes(config: MPLUGConfig, plan: Plan) -> list[Pass]:
         learned("contrastive and matching heads", flops.contrastive(config, plan.frames) + 3 * flops.matching(config)),
         Pass("similarities", contrasted, contrasted),
     ]
-    twin = {"vision encoder": vision, "text encoder": texts, "contrastive head": flops.contrastive(config, plan.frames), "similarities": contrasted}
+    twin = {
+        "vision encoder": vision,
+        "text encoder": texts,
+        "contrastive head": flops.contrastive(config, plan.frames),
+        "similarities": contrasted,
+    }
     if plan.distil:
         twin |= {"hidden words": texts + fused + words, "prefix and decoder": prefix + fused_prefix + decoded}
     return student + [Pass(f"twin: {what}", forward, 0) for what, forward in twin.items()]
