@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import flops
 import torch
-from step_plan import Plan, build
+from step_plan import Plan, build_student
 
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.mplug2 import MPLUG2Config
@@ -178,8 +178,11 @@ def activations(config: MPLUGConfig, plan: Plan, kept: Kept) -> int:
 def parameters(config: MPLUGConfig, plan: Plan) -> tuple[int, int]:
     """Count what learns and what the twin has, on the modules themselves (built without memory)."""
     with torch.device("meta"):
-        model, twin = build(config, plan)
-    return sum(one.numel() for one in model.parameters()), sum(one.numel() for one in twin.parameters())
+        model = build_student(config, plan)
+    counts = {name: sum(one.numel() for one in part.parameters()) for name, part in model.named_children()}
+    # The twin has the family's own parts beside those it is asked for, and the projection that belongs to the tower.
+    taught = {*type(model).selection(plan.taught, plan.frames > 0), "vision_projection"}
+    return sum(counts.values()), sum(count for name, count in counts.items() if name in taught)
 
 
 def memory(config: MPLUGConfig, plan: Plan, kept: Kept, shards: int = 1, counts: tuple[int, int] | None = None) -> dict[str, int]:

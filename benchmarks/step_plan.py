@@ -74,6 +74,11 @@ class Plan:
         return 1 + self.text - self.prefix
 
     @property
+    def taught(self) -> tuple[str, ...]:
+        """Modules that the twin has too."""
+        return tuple(name for name in LEARNED if name != "matching") if self.distil else ("vision", "text", "contrastive")
+
+    @property
     def keys(self) -> int:
         """Features that each picture and text is contrasted with."""
         return self.batch * self.devices + self.queue
@@ -133,12 +138,15 @@ def step_flops(config: MPLUGConfig, plan: Plan) -> int:
 # ------------------------------------------------------------------------------------------------------------------ the step
 
 
+def build_student(config: MPLUGConfig, plan: Plan) -> Network:
+    """Build the model that learns on torch's default device, with what the plan needs."""
+    return build_network(config, network_class(config).selection(LEARNED, plan.frames > 0)).train()
+
+
 def build(config: MPLUGConfig, plan: Plan) -> tuple[Network, MomentumTwin]:
-    """Build what a step needs on torch's default device; the twin has what it teaches."""
-    have = network_class(config).selection(LEARNED, plan.frames > 0)
-    model = build_network(config, have).train()
-    taught = [name for name in LEARNED if name != "matching"] if plan.distil else ["vision", "text", "contrastive"]
-    return model, MomentumTwin(model, taught).train()
+    """Build the model that learns, and its twin with what it teaches."""
+    model = build_student(config, plan)
+    return model, MomentumTwin(model, plan.taught).train()
 
 
 class Inputs(NamedTuple):
