@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,6 +57,10 @@ def row(*cells: object) -> str:
 
 def head(*cells: str) -> str:
     return row(*cells) + "\n|" + "---|" * len(cells)
+
+
+def paragraph(*sentences: str) -> str:
+    return textwrap.fill(" ".join(sentences), 140, break_long_words=False, break_on_hyphens=False)
 
 
 def cases(count: Callable[[MPLUGConfig, Plan], Counts]) -> list[Case]:
@@ -134,22 +139,31 @@ def page(gpus: Sequence[int], machine: Machine, measured: str | None, count: Cal
     slow = max(28 * case.counts[0] + 12 * case.counts[1] for case in found) / machine.memory_bandwidth
     checked = measured or "Nothing was measured yet: `python benchmarks/scaling.py --check --json docs/scaling_check.json`."
     one, most = Plan(1), CASES[0][1]
-    rates = (
-        f"{machine.flops / 1e12:.0f} TFLOP/s dense bf16, {machine.memory_bytes / 1e9:.0f} GB at {machine.memory_bandwidth / 1e12:.1f} TB/s"
-    )
-    links = f"{2 * machine.nvlink / 1e9:.0f} GB/s NVLink (both directions together), 8 x 400 Gb/s between nodes"
     # Log-probabilities and targets of both directions, of one GPU's batch against every GPU's and the queue.
-    alone, together = (f"{16 * (most * count + one.queue) * most / 1e9:.1f}" for count in (1, max(gpus)))
+    alone, together = (f"{16 * (most * all_gpus + one.queue) * most / 1e9:.1f}" for all_gpus in (1, max(gpus)))
+    assumed = paragraph(
+        f"Assumed: H200-class GPUs, {machine.flops / 1e12:.0f} TFLOP/s dense bf16, {machine.memory_bytes / 1e9:.0f} GB at",
+        f"{machine.memory_bandwidth / 1e12:.1f} TB/s; nodes of {machine.node}, {2 * machine.nvlink / 1e9:.0f} GB/s NVLink (both directions",
+        f"together), 8 x 400 Gb/s between nodes; **{machine.mfu:.0%} model FLOPs utilisation** of a GPU by itself and",
+        f"{machine.efficiency:.0%} of the links' rate. Batches are a GPU's: 256 and 128 are the released recipes' for mPLUG base and large;",
+        f"mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.prefix} are a prefix; the queue holds",
+        f"{one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes.",
+        "Other values: `python benchmarks/scaling.py --help`.",
+    )
+    limits = paragraph(
+        "The batch of all GPUs grows with them; how many there were is not in the released recipes. Beyond some thousands the learning rate",
+        f"and the warm-up have to follow. The queue must hold at least a batch of all GPUs: {one.queue:,} features end at",
+        f"{one.queue // most} GPUs x {most}. The features of all GPUs are keys beside the queue's: the log-probabilities and targets of",
+        f"mplug-base then take {together} GB on {max(gpus)} GPUs instead of {alone}, and no operations that show. With the batch of all held,",
+        "smaller batches of a GPU lower the utilisation before communication does.",
+    )
     return f"""# Pre-training at scale: the plan
 
 Made by `python benchmarks/scaling.py --page docs/scaling.md`; change the script, not this page. **Computed, not measured**, but for the
 last section. Operations equal what torch counts on the modules, parameters are counted on the modules, and the activations' formulas are
 held against what autograd keeps (`tests/benchmarks`).
 
-Assumed: H200-class GPUs, {rates}; nodes of {machine.node}, {links}; **{machine.mfu:.0%} model FLOPs
-utilisation** of a GPU by itself and {machine.efficiency:.0%} of the links' rate. Batches are a GPU's: 256 and 128 are the released recipes' for
-mPLUG base and large; mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.prefix} are a prefix; the
-queue holds {one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes. Other values: `python benchmarks/scaling.py --help`.
+{assumed}
 
 ## The forwards of a step
 
@@ -184,11 +198,7 @@ Weights on every GPU (DDP): all models fit, with recomputation also at half the 
 
 {throughput_table(found, gpus, machine)}
 
-The batch of all GPUs grows with them; how many there were is not in the released recipes. Beyond some thousands the learning rate and the
-warm-up have to follow. The queue must hold at least a batch of all GPUs: {one.queue:,} features end at {one.queue // most} GPUs x {most}.
-The features of all GPUs are keys beside the queue's: the log-probabilities and targets of mplug-base then take {together} GB
-on {max(gpus)} GPUs instead of {alone}, and no operations that show. With the batch of all held, smaller batches of a GPU lower the utilisation before
-communication does.
+{limits}
 
 ## Checked
 
