@@ -58,20 +58,36 @@ def start_counting() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def batch_of(task: Any, count: int, training: bool, frames: int = 0) -> Any:
-    """Make a batch of random pictures, or clips of so many frames, with a question of 10 words and an answer each."""
+def made_up(count: int, words: int, numbers: bool = False) -> list[Any]:
+    """Make records with a text of so many words, an answer (one of two, or a number) and a box each."""
+    from openmplug.batch import Sample
+
+    text, answers = " ".join(f"w{n + 1}" for n in range(words)), (("1",), ("2",)) if numbers else (("w1 w2",), ("w2 w1",))
+    return [Sample(str(n), f"{n}.jpg", text, answers[n % 2], (1.0,), answers[n % 2], n, box=(8.0, 8.0, 24.0, 24.0)) for n in range(count)]
+
+
+def batch_of(task: Any, count: int, training: bool, frames: int = 0, words: int = 10) -> Any:
+    """Make a batch of random pictures, or clips of so many frames, with a question of so many words and an answer each."""
     import torch
 
-    from openmplug.batch import Item, Sample
+    from openmplug.batch import Item
 
     size = task.model.config.image_size
-    samples = [Sample(str(n), f"{n}.jpg", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10", ("w1 w2",), (1.0,), ("w1 w2",), n) for n in range(count)]
     shape = (*((frames,) if frames else ()), 3, size, size)
-    return task.collator(training)([Item(sample, torch.randn(shape)) for sample in samples])
+    samples = made_up(count, words, getattr(task.settings, "regression", False))
+    return task.collator(training)([Item(sample, torch.randn(shape), boxes=((0.5, 0.5, 0.25, 0.25),)) for sample in samples])
 
 
-def build(size: str, training: bool, task: str = "vqa", clips: bool = False, **settings: Any) -> Any:
-    """Build a task of a size with random weights and the size's own vocabulary, of which a few words are real."""
+def build(size: str | dict[str, Any], training: bool, task: str = "vqa", clips: bool = False, **settings: Any) -> Any:
+    """Build a task with random weights and the size's own vocabulary, of which a few words are real.
+
+    Args:
+        size: A named size, or a recipe's ``model`` section.
+        training: Build the twin and the queue too.
+        task: A key of ``TASKS``.
+        clips: It will see videos.
+        settings: The task's.
+    """
     import torch
 
     from openmplug.data.tokenizer import Tokenizer, build_vocabulary
@@ -81,9 +97,11 @@ def build(size: str, training: bool, task: str = "vqa", clips: bool = False, **s
 
     torch.manual_seed(0)
     cls = TASKS[task]
-    checked = cls.Settings(**settings)
-    tokenizer = Tokenizer.from_vocab(build_vocabulary([" ".join(f"w{n}" for n in range(WORDS))], min_count=1))
-    config = model_config({"name": size})
+    checked = cls.Settings(**cls.prepared(settings, made_up(2, 10, settings.get("regression", False))))
+    texts = [" ".join(f"w{n}" for n in range(WORDS))]
+    tokenizer = Tokenizer.from_vocab(build_vocabulary(texts, min_count=1, own=cls.own_words))
+    fields = {"name": size} if isinstance(size, str) else size
+    config = model_config({**fields, **cls.model_sizes(checked)})
     modules = network_class(config).selection(cls.needed_modules(checked), clips)
     return cls(build_network(config, modules), tokenizer, checked, training)
 

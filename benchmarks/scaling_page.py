@@ -145,17 +145,17 @@ def page(gpus: Sequence[int], machine: Machine, measured: str | None, count: Cal
         f"Assumed: H200-class GPUs, {machine.flops / 1e12:.0f} TFLOP/s dense bf16, {machine.memory_bytes / 1e9:.0f} GB at",
         f"{machine.memory_bandwidth / 1e12:.1f} TB/s; nodes of {machine.node}, {2 * machine.nvlink / 1e9:.0f} GB/s NVLink (both directions",
         f"together), 8 x 400 Gb/s between nodes; **{machine.mfu:.0%} model FLOPs utilisation** of a GPU by itself and",
-        f"{machine.efficiency:.0%} of the links' rate. Batches are a GPU's: 256 and 128 are the released recipes' for mPLUG base and large;",
-        f"mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.prefix} are a prefix; the queue holds",
-        f"{one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes.",
+        f"{machine.efficiency:.0%} of the links' rate. Batches are a GPU's: 256 and 128 are the released recipes' for mPLUG base and",
+        f"large; mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.prefix} are a prefix;",
+        f"the queue holds {one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes.",
         "Other values: `python benchmarks/scaling.py --help`.",
     )
     limits = paragraph(
-        "The batch of all GPUs grows with them; how many there were is not in the released recipes. Beyond some thousands the learning rate",
-        f"and the warm-up have to follow. The queue must hold at least a batch of all GPUs: {one.queue:,} features end at",
+        "The batch of all GPUs grows with them; how many there were is not in the released recipes. Beyond some thousands the learning",
+        f"rate and the warm-up have to follow. The queue must hold at least a batch of all GPUs: {one.queue:,} features end at",
         f"{one.queue // most} GPUs x {most}. The features of all GPUs are keys beside the queue's: the log-probabilities and targets of",
-        f"mplug-base then take {together} GB on {max(gpus)} GPUs instead of {alone}, and no operations that show. With the batch of all held,",
-        "smaller batches of a GPU lower the utilisation before communication does.",
+        f"mplug-base then take {together} GB on {max(gpus)} GPUs instead of {alone}, and no operations that show. With the batch of all",
+        "held, smaller batches of a GPU lower the utilisation before communication does.",
     )
     return f"""# Pre-training at scale: the plan
 
