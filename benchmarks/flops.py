@@ -150,9 +150,17 @@ def language_head(config: MPLUGConfig, tokens: int) -> int:
     return linear(tokens, config.width, config.width) + linear(tokens, config.width, config.vocab_size)
 
 
-def decoder(config: MPLUGConfig, tokens: int, context: int) -> int:
-    """A text of ``tokens`` against a memory of ``context`` tokens, logits included; attention is counted without leaving out the future."""
-    return config.decoder_layers * cross_block(tokens, context, config.width, config.intermediate) + language_head(config, tokens)
+def decoder(config: MPLUGConfig, tokens: int, context: int, said: int | None = None) -> int:
+    """A text of ``tokens`` against a memory of ``context`` tokens; attention is counted without leaving out the future.
+
+    Args:
+        config: Sizes.
+        tokens: Read by the layers.
+        context: Of the memory.
+        said: Tokens whose logits are computed; None = all.
+    """
+    layers = config.decoder_layers * cross_block(tokens, context, config.width, config.intermediate)
+    return layers + language_head(config, tokens if said is None else said)
 
 
 def contrastive(config: MPLUGConfig, frames: int = 0) -> int:

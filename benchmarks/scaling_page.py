@@ -146,8 +146,8 @@ def page(gpus: Sequence[int], machine: Machine, measured: str | None, count: Cal
         f"{machine.memory_bandwidth / 1e12:.1f} TB/s; nodes of {machine.node}, {2 * machine.nvlink / 1e9:.0f} GB/s NVLink (both directions",
         f"together), 8 x 400 Gb/s between nodes; **{machine.mfu:.0%} model FLOPs utilisation** of a GPU by itself and",
         f"{machine.efficiency:.0%} of the links' rate. Batches are a GPU's: 256 and 128 are the released recipes' for mPLUG base and",
-        f"large; mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.prefix} are a prefix;",
-        f"the queue holds {one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes.",
+        f"large; mPLUG-2 published none. Texts have {one.text} tokens, of which {one.hidden} are hidden and {one.said} are said behind",
+        f"a prefix; the queue holds {one.queue:,} features of each kind; clips have 8 frames. GB are 10^9 bytes.",
         "Other values: `python benchmarks/scaling.py --help`.",
     )
     limits = paragraph(

@@ -100,6 +100,7 @@ def vision_layers(config: MPLUGConfig, plan: Plan, kept: Kept) -> list[Layers]:
     ends = tower * (4 * wide + 8) + seen * (4 * wide + 8) + frames * flops.patch_count(config) * 3 * config.patch_size**2 * c
     if wide != config.width:
         ends += seen * (c * wide + config.width * (4 + kept.mask) + 8)
+    ends += seen * 4 * config.width if c == 4 else 0  # the tokens that fusion reads; under autocast it keeps casts of them
     found.append(Layers(1, ends, ends))
     if isinstance(config, MPLUG2Config):
         own, cross, context = _block(config, kept), _cross(config, kept), _context(kept, config.width)
@@ -128,8 +129,11 @@ def fusion_layers(config: MPLUGConfig, seen: int, tokens: int, kept: Kept, texts
             continue
         kept_here = texts * tokens * (_block(config, kept) + _cross(config, kept)) + shared * seen * _context(kept, config.width)
         found.append(Layers(1, kept_here, texts * tokens * 4 * config.width))
-    if own_picture and kept.compute == 4:
-        found.append(Layers(1, 4 * seen * config.width, 4 * seen * config.width))
+    if kept.compute == 4:
+        # What the last layer gives and a copied picture are read as they are; autocast's casts, counted with their readers, let them go.
+        joined = seen + tokens if config.fusion_layers - 1 in config.connected_layers else tokens
+        ends = 4 * config.width * (texts * joined + (seen if own_picture else 0))
+        found.append(Layers(1, ends, ends))
     return found
 
 
@@ -142,7 +146,7 @@ def word_layers(config: MPLUGConfig, tokens: int, plan: Plan, kept: Kept) -> lis
 
 def decoder_layers(config: MPLUGConfig, plan: Plan, seen: int, kept: Kept) -> list[Layers]:
     """The rest of a text behind its prefix, and the memory's keys and values for every layer."""
-    tokens, context = plan.target, seen + plan.prefix
+    tokens, context = plan.text, seen + plan.text
     memory = context * _context(kept, config.width)
     layer = tokens * (_block(config, kept) + _cross(config, kept))
     joined = context * config.width * 4 if kept.compute == 4 else 0  # [vision; text], which every layer reads
@@ -150,7 +154,7 @@ def decoder_layers(config: MPLUGConfig, plan: Plan, seen: int, kept: Kept) -> li
     return [
         Layers(config.decoder_layers, layer + memory, tokens * 4 * config.width + memory),
         Layers(1, ends, ends),
-        *word_layers(config, tokens, plan, kept),
+        *word_layers(config, plan.said, plan, kept),
     ]
 
 
@@ -159,13 +163,9 @@ def activations(config: MPLUGConfig, plan: Plan, kept: Kept) -> int:
     seen = flops.vision_tokens(config, plan.frames)
     stacks = [
         *vision_layers(config, plan, kept),
-        *text_layers(config, plan.text, kept),
-        *text_layers(config, plan.text, kept),
-        *text_layers(config, plan.prefix, kept),
-        *fusion_layers(config, seen, plan.text, kept, texts=2),
+        *(3 * text_layers(config, plan.text, kept)),
+        *fusion_layers(config, seen, plan.text, kept, texts=4),
         *fusion_layers(config, seen, plan.text, kept, own_picture=True),
-        *fusion_layers(config, seen, plan.text, kept),
-        *fusion_layers(config, seen, plan.prefix, kept),
         *word_layers(config, plan.hidden, plan, kept),
         *decoder_layers(config, plan, seen, kept),
         Layers(1, 16 * plan.keys, 16 * plan.keys),  # log-probabilities and targets, both directions

@@ -1,14 +1,15 @@
 """The forwards of one pre-training step, what they cost, and the step itself in plain code to measure and to count.
 
-Both families, for B pictures or clips with a text each (arXiv:2205.12005, section 3; the matching rows as ALBEF draws them):
+Both families, for B pictures or clips with a text each: the plan of ``tasks/pretrain.py``, masked words and a prefix beside contrast and
+matching, no instruction. Texts are padded to the longest, T; a prefix and its continuation too, as some of a batch are nearly as long.
 
-    vision encoder     the pictures, once; contrast, matching, masked words and prefix share it
-    text encoder       the texts (contrast and matching), the texts with hidden words, the prefixes
-    fusion             own and wrong text beside the same picture (2 B rows, keys and values projected once), text beside a wrong picture
-                       (B), hidden words (B), prefix (B): matching's 3 B rows and two more
+    vision encoder     the pictures, once
+    text encoder       the texts (contrast and matching); hidden words and prefixes in one call
+    fusion             own text, wrong text, hidden words and prefix of a picture in one call (4 B rows), its keys and values projected
+                       once; each text with a wrong picture (B rows)
     language head      at hidden words only
-    decoder            the rest of the text against [vision; prefix] of the fused prefix
-    twin, no gradient  the pictures and the texts; where it teaches words too, also hidden words, prefix, their fusion, head and decoder
+    decoder            the rest of the text against [vision; prefix] of the fused prefix; logits of what is to be said
+    twin, no gradient  the pictures and the texts; where it teaches words too, hidden words and prefixes as the student
 
 Whatever learns costs three times its forward, pixels excepted (``flops.py``); the twin once. Recomputed layers are not counted: model
 FLOPs are what the model needs, not what a setting spends.
@@ -26,11 +27,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openmplug.models.families import build_network, network_class
+from openmplug.models.fusion import Fused
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.network import Network
 from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
 from openmplug.objectives.itm import matching_loss
+from openmplug.tasks.alignment import fuse_together
 
 LEARNED = ("vision", "text", "fusion", "decoder", "contrastive", "matching", "language")
 ALPHA = 0.4
@@ -64,14 +67,9 @@ class Plan:
         return max(1, ceil(self.mask_share * (self.text - 2)))
 
     @property
-    def prefix(self) -> int:
-        """Tokens of a prefix: half of the text, the mean of a drawn split."""
-        return self.text // 2
-
-    @property
-    def target(self) -> int:
-        """Tokens the decoder sees: [CLS] and the rest."""
-        return 1 + self.text - self.prefix
+    def said(self) -> int:
+        """Tokens that the decoder has to say: half of a text, the mean of a drawn split."""
+        return self.text - self.text // 2
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -95,11 +93,9 @@ class Pass(NamedTuple):
 def passes(config: MPLUGConfig, plan: Plan) -> list[Pass]:
     """List the forwards of a step, those of the twin last."""
     seen, texts = flops.vision_tokens(config, plan.frames), flops.text(config, plan.text)
-    prefix = flops.text(config, plan.prefix)
     vision = flops.vision(config, plan.frames)
-    fused, fused_prefix = (flops.fusion(config, seen, tokens) for tokens in (plan.text, plan.prefix))
     words = flops.language_head(config, plan.hidden)
-    decoded = flops.decoder(config, plan.target, seen + plan.prefix)
+    decoded = flops.decoder(config, plan.text, seen + plan.text, plan.said)
     contrasted = 2 * flops.linear(1, config.embed_dim, plan.keys)
 
     def learned(what: str, forward: int) -> Pass:
@@ -108,12 +104,9 @@ def passes(config: MPLUGConfig, plan: Plan) -> list[Pass]:
     student = [
         Pass("vision encoder", vision, 2 * vision - flops.patches(config, plan.frames)),
         learned("text encoder: texts", texts),
-        learned("text encoder: hidden words", texts),
-        learned("text encoder: prefix", prefix),
-        learned("fusion: own and wrong text", flops.fusion(config, seen, plan.text, texts_per_picture=2)),
-        learned("fusion: wrong picture", fused),
-        learned("fusion: hidden words", fused),
-        learned("fusion: prefix", fused_prefix),
+        learned("text encoder: hidden words, prefix", 2 * texts),
+        learned("fusion: four texts of a picture", flops.fusion(config, seen, plan.text, texts_per_picture=4)),
+        learned("fusion: wrong picture", flops.fusion(config, seen, plan.text)),
         learned("language head", words),
         learned("decoder", decoded),
         learned("contrastive and matching heads", flops.contrastive(config, plan.frames) + 3 * flops.matching(config)),
@@ -126,7 +119,8 @@ def passes(config: MPLUGConfig, plan: Plan) -> list[Pass]:
         "similarities": contrasted,
     }
     if plan.distil:
-        twin |= {"hidden words": texts + fused + words, "prefix and decoder": prefix + fused_prefix + decoded}
+        read = 2 * texts + flops.fusion(config, seen, plan.text, texts_per_picture=2)
+        twin |= {"hidden words, prefix": read + words, "decoder": decoded}
     return student + [Pass(f"twin: {what}", forward, 0) for what, forward in twin.items()]
 
 
@@ -165,23 +159,26 @@ def inputs(config: MPLUGConfig, plan: Plan) -> Inputs:
     return Inputs(images, ids, F.normalize(torch.randn(plan.queue, config.embed_dim), dim=-1))
 
 
-@dataclass(frozen=True)
-class Words:
-    """What a model said about hidden words and about the rest behind the prefix, logits (B * W, vocab) and (B, t, vocab)."""
+class Words(NamedTuple):
+    """What a model said of hidden words, and of the rest behind a prefix: logits (B * W, vocab) and (B * S, vocab)."""
 
     hidden: Tensor
-    target: Tensor
+    rest: Tensor
 
 
-def _words(model: Network, vision: Tensor, ids: Tensor, plan: Plan) -> Words:
+def _read(model: Network, ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Encode what hidden words and prefixes are read from, in one call."""
     mask = torch.ones_like(ids, dtype=torch.bool)
-    fused = model.fuse(vision, model.encode_text(ids, mask), mask).text[:, 1 : 1 + plan.hidden].flatten(0, 1)
-    hidden = model.language(fused, model.text.embeddings.words.weight)
-    prefix, target = ids[:, : plan.prefix], torch.cat([ids[:, :1], ids[:, plan.prefix :]], dim=1)
-    seen = mask[:, : plan.prefix]
-    read = model.fuse(vision, model.encode_text(prefix, seen), seen)
-    memory = model.decoder_memory(read, seen)
-    return Words(hidden, model.decoder(target, torch.ones_like(target, dtype=torch.bool), memory))
+    hidden, prefix = model.encode_text(ids.repeat(2, 1), mask.repeat(2, 1)).chunk(2)
+    return {"hidden": (hidden, mask), "prefix": (prefix, mask)}
+
+
+def _say(model: Network, fused: dict[str, Fused], ids: Tensor, plan: Plan) -> Words:
+    hidden = fused["hidden"].text[:, 1 : 1 + plan.hidden].flatten(0, 1)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    written = model.decoder.hidden(ids, mask, model.decoder_memory(fused["prefix"], mask))
+    rest = model.decoder.logits(written[:, : plan.said].flatten(0, 1))
+    return Words(model.language(hidden, model.text.embeddings.words.weight), rest)
 
 
 def _language_loss(said: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
@@ -202,7 +199,9 @@ def loss_of_step(model: Network, twin: MomentumTwin, given: Inputs, plan: Plan) 
         read = twin.model.encode_text(ids, mask)
         keys_v = torch.cat([twin.model.vision_features(seen, frames), queue])
         keys_t = torch.cat([twin.model.contrastive.text_features(read), queue])
-        taught = _words(twin.model, seen, ids, plan) if plan.distil else None
+        taught = None
+        if plan.distil:
+            taught = _say(twin.model, fuse_together(twin.model, seen, _read(twin.model, ids)), ids, plan)
     vision, text = model.encode_images(images), model.encode_text(ids, mask)
     vision_f, text_f = model.vision_features(vision, frames), model.contrastive.text_features(text)
     with torch.autocast(images.device.type, enabled=False):
@@ -213,11 +212,11 @@ def loss_of_step(model: Network, twin: MomentumTwin, given: Inputs, plan: Plan) 
             with torch.no_grad():
                 targets = soft_targets(own[: len(images)] @ keys.T / temperature, positives, ALPHA)
             total = total + soft_cross_entropy(mine @ keys.T / temperature, targets) / 2
-    both = torch.stack([text, text.roll(1, 0)], dim=1).flatten(0, 1)
-    own = model.matching(model.fuse(vision, both, mask.repeat_interleave(2, dim=0)).text).unflatten(0, (-1, 2))
-    wrong = model.matching(model.fuse(vision.roll(1, 0), text, mask).text)
-    total = total + matching_loss(torch.cat([own[:, 0], wrong, own[:, 1]]))
-    said = _words(model, vision, ids, plan)
+    texts = {"own": (text, mask), "wrong text": (text.roll(1, 0), mask), **_read(model, ids)}
+    fused = fuse_together(model, vision, texts)
+    wrong_picture = model.fuse(vision.roll(1, 0), text, mask)
+    ordered = (fused["own"], wrong_picture, fused["wrong text"])
+    total = total + matching_loss(torch.cat([model.matching(pair.text) for pair in ordered]))
+    said = _say(model, fused, ids, plan)
     total = total + _language_loss(said.hidden, ids[:, 1 : 1 + plan.hidden].flatten(), taught and taught.hidden)
-    target = said.target[:, :-1].flatten(0, 1)
-    return total + _language_loss(target, ids[:, plan.prefix :].flatten(), taught and taught.target[:, :-1].flatten(0, 1))
+    return total + _language_loss(said.rest, ids[:, : plan.said].flatten(), taught and taught.rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +14,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark_files import FOLDER, load_benchmark
+from openmplug.engine.recipe import load_recipe
 from openmplug.models import layers
 from openmplug.models.families import named_config
 
 SIZES = [("mplug-tiny", 0), ("mplug2-tiny", 0), ("mplug-tiny", 2), ("mplug2-tiny", 4)]
 # Without the tables that a step of a few words would mostly consist of.
 SMALL = {"vocab_size": 300}
+PUBLISHED = (
+    "{queue_size: 16, alpha: 0.4, itm: 1, mlm: 1, prefix: 1, instruction: 0, distill: true, captions_per_example: 1, fused_captions: 1}"
+)
 
 
 @pytest.fixture
@@ -44,6 +48,18 @@ def test_operations_of_a_step_are_what_torch_counts(
     assert counter.get_total_flops() == step.step_flops(config, plan)
     assert all(parameter.grad is not None for parameter in model.parameters())  # every module is part of the plan
     assert all(parameter.grad is None for parameter in twin.parameters())
+
+
+@pytest.mark.parametrize("size", ["mplug-tiny", "mplug2-tiny"])
+def test_the_plan_is_the_task_s(step: ModuleType, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task draws its prefixes, so that what is padded and said differs a little from the plan."""
+    measuring = load_benchmark("pretrain_step", monkeypatch)
+    config = load_recipe("pretrain/flickr8k_mplug_small", [f"model={{name: {size}}}", f"settings={PUBLISHED}"])
+    made = SimpleNamespace(frames=0, words=20)
+    task, batch = measuring.prepare(config, 8, made, torch.device("cpu"))
+    counted = measuring.count_flops(measuring.Step(task, batch, config, torch.device("cpu"), "fp32"))
+    plan = step.Plan(batch=8, text=batch.text.ids.shape[1], queue=16)
+    assert counted == pytest.approx(step.step_flops(task.model.config, plan), rel=0.03)
 
 
 def kept_bytes(step: ModuleType, config: Any, plan: Any, bf16: bool) -> int:
