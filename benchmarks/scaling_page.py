@@ -161,7 +161,7 @@ def page(gpus: Sequence[int], machine: Machine, measured: str | None, count: Cal
 
 Made by `python benchmarks/scaling.py --page docs/scaling.md`; change the script, not this page. **Computed, not measured**, but for the
 last section. Operations equal what torch counts on the modules, parameters are counted on the modules, and the activations' formulas are
-held against what autograd keeps (`tests/benchmarks`).
+held against what autograd keeps (`tests/benchmarks`), those of recomputation are not.
 
 {assumed}
 

@@ -123,7 +123,7 @@ def test_memory_by_sharing_and_recomputation(monkeypatch: pytest.MonkeyPatch, st
     assert [shared[name] * 8 for name in ("weights", "twin", "gradients", "AdamW")] == [4e6, 3.2e6, 4e6, 8e6]
     assert shared["activations"] == alone["activations"]
     again = memory.memory(config, plan, memory.Kept(recompute=True), counts=counts)
-    assert again["activations"] < alone["activations"] / 3
+    assert again["activations"] < alone["activations"] / 2.5
     double = memory.activations(config, step.Plan(128), memory.Kept())
     assert double == pytest.approx(2 * alone["activations"], rel=0.01)  # but for the keys of the batch itself
 
