@@ -11,7 +11,7 @@ import torch
 
 from openmplug.batch import Prediction
 from openmplug.data.tokenizer import Tokenizer
-from openmplug.errors import DataError, UsageError
+from openmplug.errors import DataError, EnvironmentProblem, UsageError
 from openmplug.objectives.language import IGNORE, token_losses
 from openmplug.tasks import build_task
 from openmplug.tasks.captioning import CaptioningTask, CaptionSettings
@@ -254,3 +254,33 @@ def test_an_instruction_is_read_with_the_picture() -> None:
 def _written(question: str) -> list[Prediction]:
     task = task_with(instruction=question)
     return task.predict(evaluation_batch(task, captions()[:3]))
+
+
+# -------------------------------------------------------------------------------------------------- the official Java scorers
+
+
+def test_official_scores_stand_beside_the_others_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def scored(names: Any, hypotheses: Any, references: Any) -> dict[str, float]:
+        asked.append((hypotheses, references))
+        return dict.fromkeys(names, 0.25)
+
+    monkeypatch.setattr("openmplug.tasks.captioning.require", lambda names: {"spice": "no parser here"} if "spice" in names else {})
+    monkeypatch.setattr("openmplug.tasks.captioning.official_scores", scored)
+    task = task_with(official=["meteor", "spice"])
+    predictions = list(task.evaluate([evaluation_batch(task, captions())]))
+    scores = task.score(predictions)
+    assert scores["meteor"] == 0.25 and "spice" not in scores and "cider" in scores
+    assert asked == [([one.text for one in predictions], [list(one.references) for one in predictions])]
+    assert task.scorer()["spice"] == "not computed: no parser here" and task.scorer()["meteor"].startswith("METEOR 1.5")
+    assert "meteor" not in task_with().scorer()
+
+
+def test_what_an_official_score_needs_is_looked_for_before_anything_is_learned_or_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EnvironmentProblem, match="METEOR needs"):
+        task_with(training=True, official=["meteor"])
+    task = task_with(official=["meteor"])  # a model that is only used needs no scorer
+    with pytest.raises(EnvironmentProblem, match="METEOR needs"):
+        next(iter(task.evaluate([])))

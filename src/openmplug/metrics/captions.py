@@ -16,7 +16,7 @@ import numpy as np
 from openmplug.metrics.ngrams import Corpus, DocumentFrequencies, Floats, look_up
 from openmplug.metrics.ptb import ptb_tokenise
 
-__all__ = ["bleu", "caption_scores", "cider", "ptb_tokenise", "rouge_l"]
+__all__ = ["bleu", "caption_scores", "check_captions", "cider", "ptb_tokenise", "rouge_l"]
 
 _ROUGE_BETA = 1.2
 _CIDER_SIGMA = 6.0
@@ -39,7 +39,7 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
     Raises:
         ValueError: If there is nothing to score, the lengths differ, or an item has no reference.
     """
-    _check(hypotheses, references)
+    check_captions(hypotheses, references)
     if tokenise:
         hypotheses = [ptb_tokenise(text) for text in hypotheses]
         references = [[ptb_tokenise(text) for text in several] for several in references]
@@ -58,7 +58,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list
     Raises:
         ValueError: As :func:`caption_scores`.
     """
-    _check(hypotheses, references)
+    check_captions(hypotheses, references)
     return _bleu(Corpus(hypotheses, references))
 
 
@@ -83,7 +83,7 @@ def cider(
 
     Source: Vedantam et al., CIDEr (CVPR 2015); sigma 6, no stemming, the length in the penalty counted in bigrams as there.
     """
-    _check(hypotheses, references)
+    check_captions(hypotheses, references)
     scores = _cider(Corpus(hypotheses, references), frequencies)
     return float(scores.mean()), scores
 
@@ -103,7 +103,7 @@ def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> t
     Raises:
         ValueError: As :func:`caption_scores`.
     """
-    _check(hypotheses, references)
+    check_captions(hypotheses, references)
     scores = np.zeros(len(hypotheses))
     for item, (hypothesis, several) in enumerate(zip(hypotheses, references, strict=True)):
         words = hypothesis.split()
@@ -132,7 +132,12 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     return len(first) - column.bit_count()
 
 
-def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+def check_captions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Refuse what no caption metric can score.
+
+    Raises:
+        ValueError: If there is nothing to score, the lengths differ, or an item has no reference.
+    """
     if len(hypotheses) != len(references) or not hypotheses:
         raise ValueError(f"{len(hypotheses)} captions and {len(references)} lists of references; expected as many of each, at least one")
     for item, several in enumerate(references):

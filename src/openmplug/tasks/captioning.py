@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores, cider, ptb_tokenise
+from openmplug.metrics.official import official_scores, require
 from openmplug.models.decoder import DecoderMemory
 from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
@@ -45,6 +46,7 @@ class CaptionSettings(Settings):
             given words; for a model that has learned those (``tasks.self_critical``).
         score_by: A field of the records (such as NoCaps' ``domain``): CIDEr is also given for each of its values, whose document
             frequencies are those of its own references.
+        official: METEOR and SPICE beside the other scores, by their authors' Java programs (``metrics.official``).
     """
 
     prompt: str = ""
@@ -57,6 +59,7 @@ class CaptionSettings(Settings):
     captions_per_example: int = Field(default=1, ge=1)
     self_critical: bool = False
     score_by: str | None = None
+    official: tuple[Literal["meteor", "spice"], ...] = ()
 
     @model_validator(mode="after")
     def _lengths(self) -> CaptionSettings:
@@ -106,6 +109,9 @@ class CaptioningTask(Task):
     def __init__(self, model: Network, tokenizer: Tokenizer, settings: CaptionSettings, training: bool = False) -> None:
         super().__init__(model, tokenizer, settings)
         self._reward: CiderReward | None = None
+        self._not_computed: dict[str, str] = {}
+        if training:
+            require(settings.official)  # now, not at the first validation
         self.prompt_ids = tokenizer.encode(settings.prompt) if settings.prompt else []
         check_generation(model.config, settings.num_beams, settings.max_length, max(len(self.prompt_ids) - 1, 1))
         if len(self.prompt_ids) - 1 >= settings.max_text_length:
@@ -179,6 +185,15 @@ class CaptioningTask(Task):
             for sample, (text, best) in zip(batch.samples, captions, strict=True)
         ]
 
+    def evaluate(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """Describe a whole split, after a look for what the official scorers need.
+
+        Raises:
+            EnvironmentProblem: If a score is asked for whose program cannot run here.
+        """
+        self._not_computed = require(self.settings.official)
+        yield from super().evaluate(batches)
+
     @property
     def _prompt(self) -> list[int]:
         return self.prompt_ids[:-1] if self.settings.generate_from == "prompt" else []
@@ -194,7 +209,7 @@ class CaptioningTask(Task):
         return text.split(self.settings.prompt)[-1].strip()
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Compute BLEU-1..4, ROUGE-L and CIDEr as fractions; ``cider_VALUE`` is that of a kind."""
+        """Compute BLEU-1..4, ROUGE-L and CIDEr, and METEOR and SPICE if wanted, as fractions; ``cider_VALUE`` is that of a kind."""
         described = [one for one in predictions if one.references]
         if not described:
             return {}
@@ -203,7 +218,9 @@ class CaptioningTask(Task):
         for one in described:
             if field is not None and field in one.extra:
                 kinds.setdefault(str(one.extra[field]), []).append(one)
-        return _scores(described) | {f"cider_{kind}": _scores(of_kind)["cider"] for kind, of_kind in sorted(kinds.items())}
+        official = [name for name in self.settings.official if name not in self._not_computed]
+        scores = _scores(described) | official_scores(official, *_texts(described))
+        return scores | {f"cider_{kind}": _scores(of_kind)["cider"] for kind, of_kind in sorted(kinds.items())}
 
     def marks(self, predictions: Sequence[Prediction]) -> Marks:
         """Mark each caption by its own CIDEr, 0 to 10."""
@@ -213,9 +230,16 @@ class CaptioningTask(Task):
         return Marks("CIDEr", [float(next(values)) if one.references else None for one in predictions], full=None)
 
     def scorer(self) -> dict[str, str]:
-        """Name the scorers."""
-        return {"tokenizer": "PTB-like, punctuation removed", "cider": "pycocoevalcap's CIDEr, document frequencies of the references"}
+        """Name the scorers, and say of one that was asked for why its score is missing."""
+        named = {"tokenizer": "PTB-like, punctuation removed", "cider": "pycocoevalcap's CIDEr, document frequencies of the references"}
+        programs = {"meteor": "METEOR 1.5 (Java)", "spice": "SPICE 1.0 (Java)"}
+        missing = {name: f"not computed: {reason}" for name, reason in self._not_computed.items()}
+        return {**named, **{name: programs[name] for name in self.settings.official}, **missing}
+
+
+def _texts(described: Sequence[Prediction]) -> tuple[list[str], list[list[str]]]:
+    return [one.text for one in described], [list(one.references) for one in described]
 
 
 def _scores(described: Sequence[Prediction]) -> dict[str, float]:
-    return dict(caption_scores([one.text for one in described], [list(one.references) for one in described]))
+    return dict(caption_scores(*_texts(described)))
