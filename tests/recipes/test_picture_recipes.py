@@ -34,6 +34,18 @@ def vqav2(root: Path) -> None:
         write(root / f"v2_mscoco_{year}_annotations.json", {"annotations": answers})
 
 
+def vqa_lists(root: Path) -> None:
+    """Write the release's lists: ten questions each, some with the words and objects of their pictures; Visual Genome's have one answer."""
+    pictures(root / "photos", "{}.jpg")
+    rows = [{"dataset": "vqa", "image": f"photos/{n}.jpg", "question": f"what is {n}?", "question_id": 100 + n} for n in range(10)]
+    for row, word in zip(rows, WORDS, strict=True):
+        row |= {"answer": [word] * 10, "ocr": [[0, "STOP"], [1, word]][: row["question_id"] % 3], "object_label": f"man&&{word} thing"}
+    for name in ("vqa_train_ocr", "vqa_nominival_ocr", "vqa_minival_ocr"):
+        write(root / f"{name}.json", rows)
+    genome = [{**row, "dataset": "vg", "answer": row["answer"][0]} for row in rows]
+    write(root / "vg_qa.json", [{key: value for key, value in row.items() if key not in ("ocr", "object_label")} for row in genome])
+
+
 def lists(name: str) -> Callable[[Path], None]:
     def fixture(root: Path) -> None:
         pictures(root / "photos", "{}.jpg")
@@ -55,6 +67,8 @@ CASES = {
     "caption/nocaps_zeroshot_mplug_large": (nocaps, CAPTION, CAPTIONS),
     "vqa/vqav2_mplug_base": (vqav2, ["settings.num_beams=2", "data.train=[train]", "data.evaluate=val"], ANSWERS),
     "vqa/vqav2_mplug_large": (vqav2, ["settings.num_beams=2", "data.train=[train]", "data.evaluate=val"], ANSWERS),
+    "vqa/vqav2_ocr_object_mplug_base": (vqa_lists, ["settings.num_beams=2"], ANSWERS),
+    "vqa/vqav2_ocr_object_mplug_large": (vqa_lists, ["settings.num_beams=2"], ANSWERS),
     "retrieval/coco_mplug_large": (lists("coco"), RETRIEVAL, None),
     "retrieval/flickr30k_mplug_large": (lists("flickr30k"), RETRIEVAL, None),
     "retrieval/flickr30k_zeroshot_mplug_large": (lists("flickr30k"), RETRIEVAL, None),

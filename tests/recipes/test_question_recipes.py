@@ -31,8 +31,10 @@ def okvqa(root: Path) -> None:
 def textvqa(root: Path) -> None:
     pictures(root / "train_images", "p{}.jpg")
     records = [{"question_id": n, "image_id": f"p{n}", "question": "what brand?", "answers": [word] * 10} for n, word in enumerate(WORDS)]
+    read = [{"image_id": f"p{n}", "ocr_tokens": ["STOP!", word]} for n, word in enumerate(WORDS)]
     for split in ("train", "val"):
         write(root / f"TextVQA_0.5.1_{split}.json", {"data": records})
+        write(root / f"TextVQA_Rosetta_OCR_v0.2_{split}.json", {"data": read})
 
 
 def vizwiz(root: Path) -> None:
@@ -88,6 +90,7 @@ CASES = {
     "vqa/gqa_mplug_large": (gqa, ["settings.num_beams=2"], {"questionId", "prediction"}),
     "vqa/okvqa_mplug_large": (okvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
     "vqa/textvqa_mplug_large": (textvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
+    "vqa/textvqa_ocr_mplug_large": (textvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
     "vqa/vizwiz_mplug_large": (vizwiz, ["settings.num_beams=2"], {"image", "answer"}),
     "classification/snli_ve_mplug_large": (snli_ve, [], None),
     "classification/nlvr2_mplug_base": (nlvr2, [], "submission.csv"),

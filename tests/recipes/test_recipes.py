@@ -35,6 +35,8 @@ PUBLISHED = {
     "classification/kinetics400_mplug2_large": 87.1,
     "vqa/vqav2_mplug_base": 79.79,
     "vqa/vqav2_mplug_large": 81.27,
+    "vqa/vqav2_ocr_object_mplug_base": 79.79,
+    "vqa/vqav2_ocr_object_mplug_large": 81.27,
     "caption/coco_mplug_base": 137.5,
     "caption/coco_mplug_large": 141.0,
     "caption/coco_scst_mplug_base": 150.4,
@@ -53,6 +55,8 @@ PUBLISHED = {
 RELEASED = {
     "vqa/vqav2_mplug_base": (3e-5, 5e-6, 8, 128, 384),
     "vqa/vqav2_mplug_large": (3e-5, 5e-6, 8, 256, 336),
+    "vqa/vqav2_ocr_object_mplug_base": (3e-5, 5e-6, 8, 128, 384),
+    "vqa/vqav2_ocr_object_mplug_large": (3e-5, 5e-6, 8, 256, 336),
     "caption/coco_mplug_base": (1e-5, 5e-6, 5, 64, 384),
     "caption/coco_mplug_large": (1e-5, 5e-6, 5, 64, 336),
     "retrieval/coco_mplug_large": (1e-5, 2e-6, 8, 128, 336),

@@ -52,6 +52,34 @@ def test_training_batch_holds_flattened_answers_with_end_and_weights() -> None:
     assert 102 not in batch.text.ids, "questions have no end mark"
 
 
+def test_words_and_objects_of_the_picture_stand_behind_the_question() -> None:
+    words, first = tokenizer(), several_answers()[0]
+    told = replace(first, extra={"ocr": [[0, "Red!"], [7, "CUP"]], "object_label": "ball&&blue box"})
+
+    def asked(*samples: Sample, training: bool = False, **settings: Any) -> list[str]:
+        make = training_batch if training else evaluation_batch
+        text = make(task_with(**settings), list(samples)).text
+        assert text is not None
+        rows = (row[real].tolist() for row, real in zip(text.ids, text.mask, strict=True))
+        return [" ".join("|" if token == words.sep_id else words.decode([token]) for token in row[1:]) for row in rows]
+
+    (question,) = asked(told)
+    both = {"add_ocr": True, "add_object": True}
+    assert asked(told, first, **both) == [f"{question} | red cup | ball blue box", question]
+    assert asked(told, add_ocr=True) == [f"{question} | red cup"]
+    assert asked(told, add_object=True) == [f"{question} | ball blue box"]
+    cut = asked(told, training=True, max_question_length=len(question.split()) + 3, **both)
+    assert cut == [f"{question} | red"], "training cuts the whole, [CLS] included"
+
+
+@pytest.mark.parametrize(("setting", "column"), [("add_ocr", "ocr"), ("add_object", "object_label")])
+def test_what_is_to_stand_behind_the_questions_must_be_there(setting: str, column: str) -> None:
+    task, samples = task_with(True, **{setting: True}), several_answers()
+    with pytest.raises(DataError, match=f"settings.{setting} is on, and none of the 3 training records has '{column}'"):
+        task.examples(samples)
+    assert len(task.examples([samples[0], replace(samples[1], extra={column: None})])) == 2
+
+
 def test_evaluation_batch_needs_no_answers() -> None:
     unanswered = [replace(sample, targets=(), references=()) for sample in questions()]
     batch = evaluation_batch(task_with(), unanswered)

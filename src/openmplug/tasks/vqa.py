@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
-from openmplug.data.text import target_text
+from openmplug.data.text import ocr_words, question_with_context, target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
@@ -35,7 +35,10 @@ class VQASettings(Settings):
         max_length: Most new tokens.
         questions_per_example: Questions about one picture that are learned together. The original takes 1. With more, a picture is
             read, augmented and encoded once for all of them: the tower is most of a training step. The batch counts pictures.
-        max_question_length: Tokens of a question in training, [CLS] included; evaluation cuts only at the model's positions.
+        max_question_length: Tokens of a question in training, [CLS] included; evaluation cuts only at the model's positions. The
+            original takes 80 where words and objects of the picture stand behind the question.
+        add_ocr: Append the words that were read in the picture, which a record has as ``ocr``: pairs of a position and a word.
+        add_object: Append the objects that were found in it, which a record has as ``object_label``: names joined by ``&&``.
         answers: Candidates for ``rank``; empty means every answer of the training data.
         k_test: Candidates whose whole text is scored, chosen by their first token.
         metric: ``vqa`` is the official leave-one-out accuracy, ``exact_match`` compares whole strings.
@@ -50,6 +53,8 @@ class VQASettings(Settings):
     max_length: int = Field(default=10, ge=1)
     questions_per_example: int = Field(default=1, ge=1)
     max_question_length: int = Field(default=25, ge=2)
+    add_ocr: bool = False
+    add_object: bool = False
     answers: tuple[str, ...] = ()
     k_test: int = Field(default=128, ge=1)
     metric: Literal["vqa", "exact_match"] = "vqa"
@@ -72,6 +77,8 @@ class VQACollator:
     question_length: int
     answer_length: int
     training: bool
+    add_ocr: bool = False
+    add_object: bool = False
 
     def __call__(self, items: list[Item]) -> Batch:
         """Stack pictures and tokenise.
@@ -86,7 +93,7 @@ class VQACollator:
                 raise DataError(f"record {sample.id!r} has no question; every record of a question-answering task needs one")
             if self.training and not sample.targets:
                 raise DataError(f"record {sample.id!r} has no answer; training needs one for every question")
-        questions = self.tokenizer([sample.text or "" for sample in samples], max_length=self.question_length)
+        questions = self.tokenizer([self._asked(sample) for sample in samples], max_length=self.question_length)
         counts = torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None
         pixels = stack_images(items) if any(item.pixels is not None for item in items) else None
         batch = Batch(samples, images=pixels, text=questions, samples_per_image=counts)
@@ -108,6 +115,10 @@ class VQACollator:
             target_weights=torch.tensor(weights),
             targets_per_item=torch.tensor([len(sample.targets) for sample in samples]),
         )
+
+    def _asked(self, sample: Sample) -> str:
+        words, objects = ocr_words(sample.extra), sample.extra.get("object_label")
+        return question_with_context(sample.text or "", words, objects, self.add_ocr, self.add_object)
 
 
 class VQATask(Task):
@@ -131,7 +142,16 @@ class VQATask(Task):
         """Make one example of every ``questions_per_example`` questions about a picture.
 
         For ranking, the training answers become the candidates unless some are given.
+
+        Raises:
+            DataError: If what is to stand behind the questions is in no record.
         """
+        for wanted, column in (("add_ocr", "ocr"), ("add_object", "object_label")):
+            if getattr(self.settings, wanted) and not any(column in sample.extra for sample in samples):
+                raise DataError(
+                    f"settings.{wanted} is on, and none of the {len(samples):,} training records has '{column}'; "
+                    f"take data that has it, such as the lists of data.reader=mplug_vqa, or set settings.{wanted}=false"
+                )
         if self.settings.inference == "rank" and not self.settings.answers:
             seen = dict.fromkeys(answer for sample in samples for answer in sample.targets)
             self.settings = self.settings.model_copy(update={"answers": tuple(seen)})
@@ -141,7 +161,7 @@ class VQATask(Task):
         """Make the collator; evaluation leaves questions whole as the original does, up to the model's positions."""
         positions = self.model.config.max_positions
         limit = min(self.settings.max_question_length, positions) if training else positions
-        return VQACollator(self.tokenizer, limit, positions + 1, training)
+        return VQACollator(self.tokenizer, limit, positions + 1, training, self.settings.add_ocr, self.settings.add_object)
 
     def begin_step(self, progress: Progress) -> None:
         """Move the twin; the original does so in every forward."""
