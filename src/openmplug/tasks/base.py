@@ -20,7 +20,7 @@ from openmplug.data.loading import SampleTransform
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.models.network import Network
-from openmplug.tasks.marks import Marks, Shown, distance_marks, exact_marks, overlap_marks, show
+from openmplug.tasks.marks import Marks, Shown, exact_marks, show
 
 Collator = Callable[[list[Item]], Batch]
 
@@ -120,12 +120,8 @@ class Task(nn.Module, ABC):
         return {}
 
     def marks(self, predictions: Sequence[Prediction]) -> Marks:
-        """Say what each prediction is worth by itself; by default equality with a reference, or how far a number or box is off."""
-        if getattr(self.settings, "regression", False):
-            return distance_marks(predictions)
-        if any("iou" in one.extra for one in predictions):
-            return overlap_marks(predictions)
-        return exact_marks(predictions, tuple(getattr(self.settings, "labels", ())))
+        """Say what each prediction is worth by itself; by default 1 where it equals a reference."""
+        return exact_marks(predictions)
 
     def shown(self, prediction: Prediction) -> Shown:
         """Choose what a person sees of a prediction in the report."""

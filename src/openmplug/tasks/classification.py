@@ -22,6 +22,7 @@ from openmplug.metrics.accuracy import accuracy, consistency, f1, matthews, pear
 from openmplug.models.network import Network
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.classes import ClassificationCollator, ClassificationSettings, number, number_range_of
+from openmplug.tasks.marks import Marks, distance_marks, exact_marks
 
 MODULES = {"image": ("vision",), "text": ("text",), "image_text": ("vision", "text", "fusion")}
 IN_PERCENT = 100.0
@@ -178,6 +179,10 @@ class ClassificationTask(Task):
             scores["f1_accuracy"] = (scores["f1"] + scores["accuracy"]) / 2
             scores["mcc"] = IN_PERCENT * matthews(named, true)
         return scores
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark a class by equality, a number by how far it is off."""
+        return distance_marks(predictions) if self.settings.regression else exact_marks(predictions, self.settings.labels)
 
     def scorer(self) -> dict[str, str]:
         """Name the scores."""

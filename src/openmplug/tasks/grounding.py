@@ -24,6 +24,7 @@ from openmplug.models.network import Network
 from openmplug.objectives.boxes import BINS, box_tokens, cxcywh_to_xyxy, grounding_loss, near_bins, paired_grounding_loss, tokens_to_boxes
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.decoding import grouped_by_image, stack_images
+from openmplug.tasks.marks import Marks, overlap_marks
 
 FIRST_BIN, PREFIX = "[unused340]", "[unused339]"
 BOX_WORDS = tuple(f"[unused{number}]" for number in range(339, 340 + BINS + 1))
@@ -238,6 +239,10 @@ class GroundingTask(Task):
                 kinds.setdefault(str(one.extra[self.settings.score_by]), []).append(float(one.extra["iou"]))
         by_kind = {f"accuracy_{kind}": _share(values) for kind, values in sorted(kinds.items())}
         return {"accuracy": _share(overlaps), "mean_iou": sum(overlaps) / len(overlaps), **by_kind}
+
+    def marks(self, predictions: Sequence[Prediction]) -> Marks:
+        """Mark each box by its overlap with the right one."""
+        return overlap_marks(predictions)
 
     def scorer(self) -> dict[str, str]:
         """Name the scores."""
