@@ -29,6 +29,7 @@ SMALLEST = (
 ).split()
 OTHERS = (
     "classification/imagenet_mplug2_base",
+    "classification/imagenet_probe_mplug2_base",
     "classification/cifar10_mplug2_tiny",
     "summarization/gigaword_mplug2_base",
     "mlm/texts_mplug2_base",

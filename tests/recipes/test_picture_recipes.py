@@ -59,6 +59,8 @@ def lists(name: str) -> Callable[[Path], None]:
 
 CAPTION = ["settings.num_beams=2", "settings.min_length=1", "settings.max_length=4"]
 RETRIEVAL = ["settings.queue_size=10", "settings.k_test=4"]
+# The last of two text layers is the universal one.
+MPLUG2 = "model.name=mplug2-tiny model.text_layers=2 model.universal_layers=1 model.latents=2 model.fusion_layers=1".split()
 CAPTIONS, ANSWERS = {"image_id", "caption"}, {"question_id", "answer"}
 CASES = {
     "caption/coco_mplug_base": (karpathy, CAPTION, CAPTIONS),
@@ -71,7 +73,12 @@ CASES = {
     "vqa/vqav2_ocr_object_mplug_large": (vqa_lists, ["settings.num_beams=2"], ANSWERS),
     "retrieval/coco_mplug_large": (lists("coco"), RETRIEVAL, None),
     "retrieval/flickr30k_mplug_large": (lists("flickr30k"), RETRIEVAL, None),
+    "retrieval/coco_zeroshot_mplug_large": (lists("coco"), RETRIEVAL, None),
     "retrieval/flickr30k_zeroshot_mplug_large": (lists("flickr30k"), RETRIEVAL, None),
+    "caption/coco_mplug2_large": (karpathy, [*MPLUG2, *CAPTION], CAPTIONS),
+    "vqa/vqav2_mplug2_large": (vqav2, [*MPLUG2, "settings.num_beams=2", "data.train=[train]", "data.evaluate=val"], ANSWERS),
+    "retrieval/coco_mplug2_large": (lists("coco"), [*MPLUG2, *RETRIEVAL], None),
+    "retrieval/flickr30k_mplug2_large": (lists("flickr30k"), [*MPLUG2, *RETRIEVAL], None),
 }
 
 
@@ -84,5 +91,8 @@ def test_two_steps_an_evaluation_and_what_is_handed_in(name: str, tmp_path: Path
     if fields is not None:
         rows = json.loads((tmp_path / "evaluation" / found["submission"]).read_text())
         assert rows and all(row.keys() == fields for row in rows)
+    if fields is None:
+        sides = {f"{side}_{score}" for side in ("txt", "img") for score in ("r1", "r5", "r10", "r_mean", "median_rank")}
+        assert found["metrics"].keys() == sides | {"r_mean"}
     if "nocaps" in name:
         assert {f"cider_{domain}-domain" for domain in ("in", "near", "out")} < found["metrics"].keys()
