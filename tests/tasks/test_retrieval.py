@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from openmplug.batch import Batch, Item, Sample
 from openmplug.errors import DataError, UsageError
@@ -496,3 +497,48 @@ def test_videos_are_ranked_by_matching_logit_plus_similarity(family: str) -> Non
     scores = only_best(logits + similarities, similarities, 3)
     assert [one.extra["text_rank"] for one in found] == [plain_rank(row, {n}) for n, row in enumerate(scores)]
     torch.testing.assert_close(torch.tensor([one.score for one in found]), scores.max(dim=1).values, atol=1e-4, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------ memory of a large evaluation
+
+
+def test_evaluation_never_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the split: as many pairs are fused at a time as are asked for, and rows of scores come in blocks."""
+    pictures, texts, k, pairs_per_call, block = 23, 37, 10, 4, 50
+    task = task_with(training=False, k_test=k)
+    randomise(task.model, 0.2)
+    draw = torch.Generator().manual_seed(0)
+    width = task.model.config.width
+    split = Encoded(
+        torch.randn(pictures, 5, width, generator=draw),
+        torch.nn.functional.normalize(torch.randn(pictures, 8, generator=draw), dim=1),
+        torch.randn(texts, 6, width, generator=draw),
+        torch.ones(texts, 6, dtype=torch.bool),
+        torch.nn.functional.normalize(torch.randn(texts, 8, generator=draw), dim=1),
+    )
+    monkeypatch.setattr("openmplug.tasks.reranking._BLOCK_PAIRS", block)
+    fused: list[int] = []
+    matching = task.model.matching.forward
+    monkeypatch.setattr(task.model.matching, "forward", lambda states: (fused.append(len(states)), matching(states))[1])
+
+    class Largest(TorchDispatchMode):
+        """Notes the most elements that any tensor made here has."""
+
+        elements = 0
+
+        def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = call(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else (made,):
+                if isinstance(tensor, Tensor):
+                    self.elements = max(self.elements, tensor.numel())
+            return made
+
+    for score, queries in ((image_to_text, pictures), (text_to_image, texts)):
+        fused.clear()
+        with torch.no_grad(), Largest() as largest:
+            rows = [len(each) for each in score(task.model, split, k, False, pairs_per_call)]
+        assert sum(fused) == queries * k and max(fused) <= pairs_per_call
+        assert sum(rows) == queries and max(rows) <= block // k
+        # The largest thing is the states of a block's texts, or of all of them: never those of all pairs.
+        states = texts * 6 * width
+        assert largest.elements <= 4 * states < queries * k * 6 * width
