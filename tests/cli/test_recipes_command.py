@@ -13,7 +13,12 @@ from openmplug.config import _parse
 def test_list_as_json() -> None:
     rows = json.loads(run("recipes", "list", "--json").out)
     by_name = {row["name"]: row for row in rows}
-    assert {"name", "task", "benchmark", "model", "metric", "paper", "source", "ours"} <= rows[0].keys()
+    assert len(by_name) == len(rows) >= 40
+    for row in rows:
+        assert row.keys() == {"name", "task", "description", "benchmark", "model", "metric", "paper", "source", "ours", "measured"}
+        assert all(isinstance(row[field], str) and row[field] for field in ("task", "benchmark", "model", "metric", "source")), row["name"]
+        assert row["name"].startswith(f"{row['task']}/") and isinstance(row["paper"], float | int | None)
+        assert (row["ours"] is None) == (row["measured"] is None)
     base = by_name["vqa/vqav2_mplug_base"]
     assert (base["task"], base["model"], base["metric"], base["paper"]) == ("vqa", "mplug-base", "vqa_accuracy", 79.79)
     easy = by_name["vqa/easy_vqa_mplug_tiny"]

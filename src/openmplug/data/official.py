@@ -120,6 +120,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
             "test-dev": OfficialSplit((107_394,), None, "test-dev2015", _VQA),
         },
     ),
+    Benchmark("VQA v2", "mplug_vqa", "questions", "not stated: the lists of mPLUG's release", ("{}.json|vqa_{}.json",)),
     Benchmark(
         "OK-VQA",
         "okvqa",
