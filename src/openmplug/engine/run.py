@@ -19,6 +19,7 @@ from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
 from openmplug.data.readers import Split
+from openmplug.data.readers.submissions import submission
 from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
@@ -29,7 +30,6 @@ from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.report import write_report
-from openmplug.engine.submissions import submission
 from openmplug.engine.tracking import METRICS, Advance, Display
 from openmplug.engine.trainer import BEST, LAST, Trainer
 from openmplug.errors import DataError, UsageError

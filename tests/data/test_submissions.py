@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openmplug.batch import Prediction
+from openmplug.data.readers.submissions import submission
 from openmplug.engine.evaluator import Evaluation, write_evaluation
-from openmplug.engine.submissions import submission
 
 
 def predictions(**extra: object) -> list[Prediction]:

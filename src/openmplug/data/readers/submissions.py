@@ -1,4 +1,4 @@
-"""Predictions in the form that a benchmark's server or official scorer takes, one function per form, chosen by the data's reader."""
+"""Predictions in the form that a benchmark's server or official scorer takes: one function per form, and a line for each reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def submission(reader: str, split: str, predictions: Sequence[Prediction]) -> tu
 
     Source: the submission pages of VQA v2, TextVQA, GQA, VizWiz, COCO captions, NoCaps, VATEX, GLUE and NLVR.
     """
-    form = _FORMS.get(reader)
+    form = FORMS.get(reader)
     written = [one for one in predictions if one.text]
     return form(written, split) if form is not None and written else None
 
@@ -63,7 +63,7 @@ def _json(value: Any) -> str:
 
 _answers = _records(("question_id", "question_id"), ("answer", "text"))
 _captions = _records(("image_id", "image_id"), ("caption", "text"))
-_FORMS: dict[str, Form] = {
+FORMS: dict[str, Form] = {
     "vqa_v2": _answers,
     "okvqa": _answers,
     "textvqa": _answers,
