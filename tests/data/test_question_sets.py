@@ -71,6 +71,40 @@ def test_gqa_errors(tmp_path: Path) -> None:
         read("gqa", tmp_path, "val_all")
 
 
+def clevr(number: int, last: str, **fields: Any) -> dict[str, Any]:
+    picture = {"image_index": number // 2, "image_filename": f"CLEVR_val_{number // 2:06d}.png"}
+    program = [{"inputs": [], "function": "scene", "value_inputs": []}, {"inputs": [0], "function": last, "value_inputs": []}]
+    asked = {"question_index": number, "question": f"what is {number}?", "answer": "yes", "program": program}
+    return {**picture, **asked, "split": "val", "question_family_index": 3, **fields}
+
+
+def test_clevr(tmp_path: Path) -> None:
+    last = {"exist": "exist", "count": "count", "less_than": "compare numbers", "equal_integer": "compare numbers"}
+    last |= {"equal_size": "compare things", "query_color": "query"}
+    rows = [clevr(number, name) for number, name in enumerate(last)]
+    write(tmp_path / "questions" / "CLEVR_val_questions.json", {"info": {"split": "val"}, "questions": rows})
+    picture(tmp_path / "images/val/CLEVR_val_000000.png")
+    split = read("clevr", tmp_path, "val")
+    assert [one.extra["kind"] for one in split.samples] == list(last.values())
+    first, second, third = split.samples[:3]
+    assert (first.id, first.image, first.text) == ("0", "CLEVR_val_000000.png", "what is 0?")
+    assert first.targets == first.references == ("yes",) and first.extra["question_index"] == 0
+    assert first.image_index == second.image_index != third.image_index
+    assert first.image in split.images
+
+
+def test_clevr_s_test_has_no_answers_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    (row,) = [{key: value for key, value in clevr(0, "count").items() if key not in ("answer", "program")}]
+    write(tmp_path / "CLEVR_test_questions.json", {"questions": [row]})
+    (sample,) = read("clevr", tmp_path, "test").samples
+    assert sample.targets == sample.references == () and sample.extra == {"question_index": 0}
+    with pytest.raises(DataError, match=r"CLEVR questions of split 'val' not found.*CLEVR_val_questions\.json"):
+        read("clevr", tmp_path, "val")
+    write(tmp_path / "CLEVR_val_questions.json", {"questions": [clevr(0, "count", program=[{"inputs": []}])]})
+    with pytest.raises(DataError, match="no 'function'"):
+        read("clevr", tmp_path, "val")
+
+
 # --------------------------------------------------------------------------------------------------- OK-VQA, TextVQA, VizWiz, VG
 
 

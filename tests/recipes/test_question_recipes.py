@@ -11,6 +11,16 @@ from PIL import Image
 from recipe_fixtures import WORDS, karpathy, pictures, two_steps, write
 
 
+def clevr(root: Path) -> None:
+    for split in ("train", "val"):
+        pictures(root / "images" / split, f"CLEVR_{split}_{{:06d}}.png")
+        programs = [[{"function": "scene"}, {"function": last}] for last in ("count", "less_than", "equal_color", "query_shape", "exist")]
+        rows = [{"question_index": n, "image_index": n, "question": f"what is {n}?", "answer": word} for n, word in enumerate(WORDS)]
+        for n, row in enumerate(rows):
+            row |= {"image_filename": f"CLEVR_{split}_{n:06d}.png", "split": split, "program": programs[n % 5]}
+        write(root / "questions" / f"CLEVR_{split}_questions.json", {"info": {}, "questions": rows})
+
+
 def gqa(root: Path) -> None:
     pictures(root / "images", "{}.jpg")
     for split in ("train_balanced", "testdev_balanced"):
@@ -87,6 +97,7 @@ def own(root: Path) -> None:
 
 SELF_CRITICAL = ["settings.num_beams=2", "settings.min_length=1", "settings.max_length=4"]
 CASES = {
+    "vqa/clevr_mplug_large": (clevr, ["settings.num_beams=2"], None),
     "vqa/gqa_mplug_large": (gqa, ["settings.num_beams=2"], {"questionId", "prediction"}),
     "vqa/okvqa_mplug_large": (okvqa, ["settings.num_beams=2"], {"question_id", "answer"}),
     "vqa/textvqa_mplug_large": (textvqa, ["settings.num_beams=2"], {"question_id", "answer"}),

@@ -130,6 +130,14 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         {"train": OfficialSplit((9_009,), None, "train2014"), "val": OfficialSplit((5_046,), None, "val2014")},
     ),
     Benchmark(
+        "CLEVR",
+        "clevr",
+        "questions",
+        "Johnson et al., arXiv:1612.06890; cs.stanford.edu/people/jcjohns/clevr, v1.0",
+        ("questions/CLEVR_{}_questions.json|CLEVR_{}_questions.json",),
+        _counts(train=(699_989, 70_000), val=(149_991, 15_000), test=(149_988, 15_000)),
+    ),
+    Benchmark(
         "GQA",
         "gqa",
         "questions",

@@ -12,7 +12,7 @@ from openmplug.data.readers.captions import read_coco_captions, read_karpathy, r
 from openmplug.data.readers.labels import read_class_folders, read_snli_ve
 from openmplug.data.readers.nlvr1 import read_nlvr1_grounding
 from openmplug.data.readers.own import read_daquar, read_own
-from openmplug.data.readers.question_sets import read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
+from openmplug.data.readers.question_sets import read_clevr, read_gqa, read_okvqa, read_textvqa, read_visual_genome, read_vizwiz
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.reasoning import read_nlvr1, read_nlvr2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
@@ -27,6 +27,7 @@ READERS: dict[str, Reader] = {
     "daquar": read_daquar,
     "vqa_v2": read_vqa_v2,
     "mplug_vqa": read_mplug_vqa,
+    "clevr": read_clevr,
     "gqa": read_gqa,
     "okvqa": read_okvqa,
     "textvqa": read_textvqa,

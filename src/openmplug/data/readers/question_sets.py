@@ -1,4 +1,4 @@
-"""Questions about pictures in their official files: GQA, OK-VQA, TextVQA, VizWiz, and Visual Genome's as further training data."""
+"""Questions about pictures in their official files: CLEVR, GQA, OK-VQA, TextVQA, VizWiz, and Visual Genome's to train on besides."""
 
 from __future__ import annotations
 
@@ -31,6 +31,41 @@ def read_okvqa(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
         DataError: If a file is missing or not in this format, or a question has no annotation.
     """
     return read_visualqa(root, split, "OK-VQA", "OpenEnded_mscoco_{}_questions.json", "mscoco_{}_annotations.json")
+
+
+def read_clevr(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
+    """Read CLEVR v1.0 as downloaded.
+
+    Args:
+        root: Folder with ``questions/CLEVR_{split}_questions.json`` and the pictures in ``images/{split}/`` (or an archive of it).
+        split: ``train``, ``val`` or ``test``; ``test`` has no answers.
+        columns: Not used; the format is fixed.
+
+    Returns:
+        One sample per question, its index as id; ``extra`` has ``question_index`` and, where the question's program is known, ``kind``:
+        exist, count, query, compare numbers or compare things, the five of the paper.
+
+    Raises:
+        DataError: If a file is missing or not in this format.
+    """
+    places = (f"questions/CLEVR_{split}_questions.json", f"CLEVR_{split}_questions.json")
+    path = find_file(root, places, f"CLEVR questions of split '{split}'")
+    number = Numbering()
+    samples = []
+    for where, record in read_records(path, "questions"):
+        key, name = need(record, "question_index", where), need(record, "image_filename", where)
+        answer = (str(record["answer"]),) if record.get("answer") is not None else ()
+        program = record.get("program")
+        extra = {"question_index": key} | ({"kind": _clevr_kind(str(need(program[-1], "function", where)))} if program else {})
+        samples.append(Sample(str(key), name, need(record, "question", where), answer, (1.0,) * len(answer), answer, number(name), extra))
+    return Split(split, samples, open_images(root, split, folder=f"images/{split}"))
+
+
+def _clevr_kind(last: str) -> str:
+    """Name the kind of a question by the last function of its program."""
+    if last in ("equal_integer", "less_than", "greater_than"):
+        return "compare numbers"
+    return "compare things" if last.startswith("equal_") else last.partition("_")[0]
 
 
 def read_gqa(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
