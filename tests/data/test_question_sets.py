@@ -94,7 +94,9 @@ def test_clevr(tmp_path: Path) -> None:
 
 
 def test_clevr_s_test_has_no_answers_and_a_broken_file_is_named(tmp_path: Path) -> None:
-    (row,) = [{key: value for key, value in clevr(0, "count").items() if key not in ("answer", "program")}]
+    for split in ("val", "test"):
+        picture(tmp_path / f"images/{split}/CLEVR_val_000000.png")
+    row = {key: value for key, value in clevr(0, "count").items() if key not in ("answer", "program")}
     write(tmp_path / "CLEVR_test_questions.json", {"questions": [row]})
     (sample,) = read("clevr", tmp_path, "test").samples
     assert sample.targets == sample.references == () and sample.extra == {"question_index": 0}

@@ -15,7 +15,7 @@ from openmplug.metrics.boxes import intersection_over_union
 from openmplug.metrics.captions import bleu, caption_scores, cider, rouge_l
 from openmplug.metrics.retrieval import median_rank, recall_at_k, retrieval_scores
 from openmplug.metrics.rouge import rouge_scores
-from openmplug.metrics.vqa import exact_match, vqa_accuracy
+from openmplug.metrics.vqa import exact_match, normalise_answer, vqa_accuracy
 
 Scores = dict[str, float]
 # Letters of several scripts, a mark that is two code points, an emoji of several, spaces and signs; also nothing at all.
@@ -71,13 +71,15 @@ def test_records_given_twice_change_nothing(name: str, records: list[tuple[str, 
     """Twice each: means stay, and with them CIDEr, whose frequencies are shares of the records."""
     score = OF_TEXTS[name]
     once, twice = score(*_of(records)), score(*_of(records * 2))
-    assert twice == pytest.approx(once, abs=1e-9)
+    # The official BLEU adds 1e-15 to its counts and takes up to the fourth root: a corpus without a match has up to 2e-4 and not 0.
+    assert twice == pytest.approx(once, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", OF_TEXTS)
 @settings(max_examples=25, deadline=None)
-@given(several=st.lists(TEXTS.filter(lambda text: any(letter.isalnum() for letter in text)), min_size=1, max_size=4))
+@given(several=st.lists(TEXTS.filter(lambda text: any(map(str.isalnum, normalise_answer(text)))), min_size=1, max_size=4))
 def test_an_empty_prediction_is_worth_nothing_and_breaks_nothing(name: str, several: list[str]) -> None:
+    # An answer that is an article only ("a") is nothing to the official scorer, and equals nothing: such references are left out.
     for empty in ("", " ", "\n"):
         assert all(value < 1e-6 for value in OF_TEXTS[name]([empty, empty], [several, several]).values())
 

@@ -506,7 +506,7 @@ def test_evaluation_never_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> No
     """However large the split: as many pairs are fused at a time as are asked for, and rows of scores come in blocks."""
     pictures, texts, k, pairs_per_call, block = 23, 37, 10, 4, 50
     task = task_with(training=False, k_test=k)
-    randomise(task.model, 0.2)
+    randomise(task.model, std=0.2)
     draw = torch.Generator().manual_seed(0)
     width = task.model.config.width
     split = Encoded(
