@@ -7,9 +7,13 @@ from __future__ import annotations
 
 
 class OpenmplugError(Exception):
-    """Base of every error that is reported as one line without a trace."""
+    """Base of every error that is reported as one line without a trace.
+
+    ``told`` means that another process of the same run reports it.
+    """
 
     exit_code = 1
+    told = False
 
 
 class UsageError(OpenmplugError, ValueError):

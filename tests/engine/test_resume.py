@@ -21,6 +21,7 @@ from openmplug.engine.resume import (
     random_state,
     save_training_state,
     set_random_state,
+    training_tensors,
 )
 from openmplug.errors import ModelError
 
@@ -73,7 +74,7 @@ def test_a_folder_holds_no_pickle(tmp_path: Path) -> None:
     task = TinyTask()
     optimizer = build_optimizer(task.model, OptimSettings())
     save_weights(tmp_path, task.model.state_dict(), {})
-    save_training_state(tmp_path, task, optimizer, {"step": 3})
+    save_training_state(tmp_path, training_tensors(task, optimizer), {"step": 3})
     assert {item.name for item in tmp_path.iterdir()} == {"model.safetensors", "config.json", "training.safetensors", "training.json"}
     other = TinyTask()
     assert load_training_state(tmp_path, other, build_optimizer(other.model, OptimSettings())) == {"step": 3}

@@ -55,7 +55,8 @@ class Commands(TyperGroup):
             if "--debug" in given:
                 traceback.print_exc()
             message, code = explain(error)
-            screen.error(message)
+            if not getattr(error, "told", False):
+                screen.error(message)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:

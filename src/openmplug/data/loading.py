@@ -114,15 +114,23 @@ class ImageTextDataset(Dataset[Item]):
 class EpochSampler(Sampler[list[Key]]):
     """Batches of (epoch, index) keys of one epoch; the order is a function of (seed, epoch).
 
+    Several processes share each batch of ``batch_size * world_size`` examples: each yields its own part, and together they see what one
+    process with batches of that size would.
+
     Args:
         size: Number of examples.
-        batch_size: Examples per batch, >= 1.
+        batch_size: Examples per batch and process, >= 1.
         seed: Of the order.
         shuffle: False keeps the order of the examples.
         drop_last: Leave out a last batch that is not full.
         epoch: The epoch to begin with; ``set_epoch`` moves on.
         start_batch: Leave out this many batches of the first epoch iterated, to resume in its middle.
         groups: A group for each example; a batch holds examples of one group, and batches of all groups come in random order.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        UsageError: If a batch would have no example, or there are fewer examples than processes.
     """
 
     def __init__(
@@ -135,11 +143,18 @@ class EpochSampler(Sampler[list[Key]]):
         epoch: int = 0,
         start_batch: int = 0,
         groups: Sequence[str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; expected at least 1")
+        fewest = min(Counter(groups).values(), default=size) if groups else size
+        if world_size > 1 and fewest < world_size:
+            raise UsageError(f"{fewest} examples{' of one kind' if groups else ''} for {world_size} processes; start fewer processes")
         self.size = size
         self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
@@ -159,8 +174,11 @@ class EpochSampler(Sampler[list[Key]]):
 
     def _batches(self, size: int) -> int:
         """Count the batches of so many examples; of a group that fills none, its only one is kept."""
-        whole = self.drop_last and (self.groups is None or size >= self.batch_size)
-        return size // self.batch_size if whole else -(-size // self.batch_size)
+        shared = self.batch_size * self.world_size
+        whole = self.drop_last and (self.groups is None or size >= shared)
+        if whole or 0 < size % shared < self.world_size:  # a rest that cannot give every process an example is left out
+            return size // shared
+        return -(-size // shared)
 
     def __len__(self) -> int:
         """Count the batches that the next iteration yields."""
@@ -177,7 +195,8 @@ class EpochSampler(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
         for batch in self._in_batches(self.order())[self.start_batch :]:
-            yield [(epoch, index) for index in batch]
+            low, high = (len(batch) * part // self.world_size for part in (self.rank, self.rank + 1))
+            yield [(epoch, index) for index in batch[low:high]]
 
     def _in_batches(self, order: list[int]) -> list[list[int]]:
         """Cut the order of an epoch into batches; those of several groups follow each other in an order of (seed, epoch) too."""
@@ -192,7 +211,8 @@ class EpochSampler(Sampler[list[Key]]):
         return batches
 
     def _cut(self, order: list[int]) -> list[list[int]]:
-        return [order[batch * self.batch_size : (batch + 1) * self.batch_size] for batch in range(self._batches(len(order)))]
+        shared = self.batch_size * self.world_size
+        return [order[batch * shared : (batch + 1) * shared] for batch in range(self._batches(len(order)))]
 
 
 class _Collate:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from openmplug import distributed
 from openmplug.batch import Batch, Failure, Prediction
 from openmplug.checkpoints.atomic import write_atomic
 from openmplug.device import autocast
@@ -49,6 +51,7 @@ def evaluate_task(
     precision: str = "fp32",
     on_error: str = "error",
     advance: Advance | None = None,
+    shared: bool = False,
 ) -> Evaluation:
     """Predict a split and score it. The task's mode and the random generators are left as they were.
 
@@ -59,6 +62,7 @@ def evaluate_task(
         precision: ``fp32``, ``bf16`` or ``fp16``.
         on_error: Policy for inputs that cannot be read.
         advance: Called with the number of inputs of each batch that was handed out.
+        shared: ``batches`` are this process's part of the split, in the order of the processes; all of them score the whole.
 
     Raises:
         DataError: If an input cannot be read and the policy says so, or nothing at all could be read.
@@ -82,8 +86,10 @@ def evaluate_task(
     start = time.monotonic()
     try:
         with kept_random_state(), torch.no_grad():
-            with autocast(device, precision):
+            with distributed.agreed() if shared else nullcontext(), autocast(device, precision):
                 predictions = list(task.evaluate(moved()))
+            if shared:
+                predictions = [one for some in distributed.gather_objects(predictions) for one in some]
             if not predictions:
                 raise DataError(f"none of the {count.seen} inputs could be read; run: openmplug data check")
             metrics = {name: float(value) for name, value in task.score(predictions).items()}

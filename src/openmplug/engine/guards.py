@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from openmplug import distributed
 from openmplug.batch import Batch, Failure
 from openmplug.checkpoints.atomic import write_atomic
 from openmplug.errors import DataError, EnvironmentProblem, ModelError
@@ -52,8 +53,17 @@ class FailureCount:
         Raises:
             DataError: At the first failure (``error``), or when too many inputs failed (``skip``).
         """
-        self.seen += len(batch) + len(batch.failures)
-        for failure in batch.failures:
+        self.count(len(batch) + len(batch.failures), batch.failures)
+        return batch.failures
+
+    def count(self, seen: int, failures: Sequence[Failure]) -> None:
+        """Count so many inputs, some of which failed.
+
+        Raises:
+            DataError: As ``note``.
+        """
+        self.seen += seen
+        for failure in failures:
             self.failed, self.last = self.failed + 1, failure
             if self.policy == "error":
                 raise DataError(f"{failure.reason} (record '{failure.id}'); mend or remove it, or set data.on_error=skip")
@@ -63,7 +73,6 @@ class FailureCount:
                 f"{self.failed} of {self.seen} inputs could not be read, more than {ALLOWED_FAILURES:.0%}{last};"
                 " to find them all run: openmplug data check"
             )
-        return batch.failures
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -103,7 +112,8 @@ class LossWatch:
     """
 
     def __init__(self, folder: Path, immediate: bool) -> None:
-        self.path = folder / "nonfinite.json"
+        number = distributed.rank()
+        self.path = folder / (f"nonfinite-{number}.json" if number else "nonfinite.json")
         self.immediate = immediate
         self._noted: list[_Noted] = []
 
@@ -161,6 +171,11 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.name = ""
+
+    @property
+    def number(self) -> int:
+        """Number of the signal that came; 0 if none did."""
+        return signal.Signals[self.name].value if self.name else 0
 
     @contextmanager
     def caught(self) -> Iterator[None]:

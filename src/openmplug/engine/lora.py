@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from openmplug.checkpoints.adapters import ADAPTERS, AdapterRecord, BaseWeights, holds_adapters
-from openmplug.checkpoints.store import check_keys, load_weights, open_tensors, read_shapes
+from openmplug.checkpoints.store import WEIGHTS, check_keys, open_tensors, read_shapes
 from openmplug.config import Settings, did_you_mean
+from openmplug.engine.parallel import cut_like
 from openmplug.errors import EnvironmentProblem, UsageError
 from openmplug.models.adapted import ADAPTER, adapt
 
@@ -105,9 +106,15 @@ def _targets(model: nn.Module, targets: Collection[str], parts: Collection[str],
 # ----------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def learned_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what a folder of adapters holds: the parameters that learn, the adapters' without peft's name for the adapter."""
-    return {name.replace(f".{ADAPTER}.", "."): value for name, value in model.named_parameters() if value.requires_grad}
+def learned_state(model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return what a folder of adapters holds: the parameters that learn, the adapters' without peft's name for the adapter.
+
+    Args:
+        model: With adapters.
+        weights: Where the values are; None takes the model's own.
+    """
+    learned = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    return {name.replace(f".{ADAPTER}.", "."): value if weights is None else weights[name] for name, value in learned.items()}
 
 
 def restore_weights(folder: Path, model: nn.Module) -> None:
@@ -116,14 +123,12 @@ def restore_weights(folder: Path, model: nn.Module) -> None:
     Raises:
         ModelError: If the file is damaged or does not fit; the model is unchanged then.
     """
-    if not holds_adapters(folder):
-        load_weights(folder, model)
-        return
-    path, state = folder / ADAPTERS, learned_state(model)
+    adapted = holds_adapters(folder)
+    path, state = (folder / ADAPTERS, learned_state(model)) if adapted else (folder / WEIGHTS, model.state_dict())
     check_keys(read_shapes(path), _shapes(state), str(path))
     with open_tensors(path) as file, torch.no_grad():
         for name, value in state.items():
-            value.copy_(file.get_tensor(name))
+            value.copy_(cut_like(value, file.get_tensor(name)))
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openmplug.checkpoints.adapters import AdapterRecord, BaseWeights, holds_adapters, load_folder, save_adapters
 from openmplug.checkpoints.folder import VOCABULARY, find_folder, read_folder
@@ -20,10 +21,10 @@ from openmplug.checkpoints.store import WEIGHTS, load_shared, model_hash, read_c
 from openmplug.data.clips import VideoSettings
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
+from openmplug.engine.checkpointing import BEST, LAST
 from openmplug.engine.lora import add_adapters, learned_state
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.tracking import Display
-from openmplug.engine.trainer import BEST, LAST
 from openmplug.errors import ModelError
 from openmplug.models.families import architecture_of, saved_config
 from openmplug.tasks import PRETRAINING, build_task
@@ -97,9 +98,15 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
 
 
 def write_model(
-    folder: Path, task: Task, name: str, image: ImageSettings, adapters: AdapterRecord | None = None, video: VideoSettings | None = None
+    folder: Path,
+    task: Task,
+    weights: Mapping[str, Tensor],
+    name: str,
+    image: ImageSettings,
+    adapters: AdapterRecord | None = None,
+    video: VideoSettings | None = None,
 ) -> None:
-    """Write what a trained folder holds: weights, or adapters and where their base is; configuration; vocabulary."""
+    """Write what a trained folder holds: weights (the model's, whole), or adapters and where their base is; configuration; vocabulary."""
     config = {
         "architecture": architecture_of(task.model.config),
         "model": task.model.config.model_dump(mode="json"),
@@ -110,9 +117,9 @@ def write_model(
         **({} if video is None else {"video": video.model_dump(mode="json")}),
     }
     if adapters is None:
-        save_weights(folder, task.model.state_dict(), config)
+        save_weights(folder, weights, config)
     else:
-        save_adapters(folder, learned_state(task.model), config, adapters)
+        save_adapters(folder, learned_state(task.model, weights), config, adapters)
     task.tokenizer.save(folder)
 
 

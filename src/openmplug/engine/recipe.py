@@ -54,6 +54,13 @@ class LoopSettings(Settings):
         gradient_checkpointing: Parts whose layers are computed again in the backward pass instead of being kept: less memory, more
             time, the same numbers. ``true`` takes every part.
         curves: Draw ``curves.png``.
+        parallel: How several processes (``torchrun``) share the task: ``ddp`` each has it whole, ``fsdp`` each has a piece of every
+            layer, ``hybrid`` pieces within groups and copies of the groups. ``auto`` is ``ddp``. One process has it whole in any case.
+        shard_size: Processes of a group in ``hybrid``; None takes those of one machine.
+        timeout_minutes: How long a process waits for the others before one of them is taken for dead.
+        compile: Let ``torch.compile`` make the kernels of the layers: a minute at the start, then faster on a GPU.
+        save_in_background: Go on while ``checkpoint-last`` is being written; it costs a copy of the state in the CPU's memory.
+        log_ids: Write the ids of every micro-batch's samples to ``samples.jsonl``.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -69,6 +76,12 @@ class LoopSettings(Settings):
     evaluate_batch_size: int | None = Field(None, ge=1)
     gradient_checkpointing: bool | tuple[Literal["vision", "text", "universal", "fusion", "decoder"], ...] = False
     curves: bool = True
+    parallel: Literal["auto", "none", "ddp", "fsdp", "hybrid"] = "auto"
+    shard_size: int | None = Field(None, ge=1)
+    timeout_minutes: float = Field(30.0, gt=0)
+    compile: bool = False
+    save_in_background: bool = False
+    log_ids: bool = False
 
 
 class RunConfig(Settings):

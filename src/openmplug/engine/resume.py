@@ -1,10 +1,12 @@
 """Everything a run needs to go on as if it had never stopped, as tensors and JSON; nothing is pickled.
 
 ``training.safetensors``: AdamW's moments, the task's twin and queues, random states. ``training.json``: the position and counters.
+What several processes wrote (``engine.sharded``) is read here too, by any number of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -16,8 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmplug import distributed
 from openmplug.checkpoints.store import open_tensors, save_tensors
+from openmplug.engine import sharded
 from openmplug.engine.lora import restore_weights
+from openmplug.engine.parallel import cut_like
 from openmplug.errors import ModelError
 from openmplug.tasks.base import Task
 
@@ -61,6 +66,20 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
             torch.mps.set_rng_state(value.clone())
 
 
+def branch_random_state(number: int) -> None:
+    """Give process ``number`` a random state of its own that follows from the present one; number 0 keeps it.
+
+    Processes that drop the same neurons would learn less from their samples than one process with all of them.
+    """
+    if number == 0:
+        return
+    digest = hashlib.sha256(torch.get_rng_state().numpy().tobytes() + number.to_bytes(8, "little")).digest()
+    seed = int.from_bytes(digest[:8], "little")
+    torch.manual_seed(seed - 2**63)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Leave the random generators as they were, whatever the block draws.
@@ -96,40 +115,52 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str,
         ModelError: If a parameter is unknown or has another shape.
     """
     places = {name: index for index, name in enumerate(_names(optimizer))}
-    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, what = key.rpartition("/")
-        if name not in places or (value.ndim and value.shape != shapes[places[name]]):
+        if name not in places or (value.ndim and value.shape != parameters[places[name]].shape):
             raise ModelError(f"the optimizer's state does not fit the model at '{name}'; resume with the recipe the run was started with")
-        state.setdefault(places[name], {})[what] = value.clone()
+        state.setdefault(places[name], {})[what] = (cut_like(parameters[places[name]], value) if value.ndim else value).clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 # ----------------------------------------------------------------------------------------------------------- whole folder
 
 
-def save_training_state(folder: Path, task: Task, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write a run's state into a checkpoint folder (beside the weights).
+def training_tensors(task: Task, optimizer: torch.optim.Optimizer, process: int | None = None) -> dict[str, Tensor]:
+    """Return every tensor of a run's state besides the weights: moments, twin and queues, random states.
 
     Args:
-        folder: One that ``atomic_folder`` gave.
-        task: Its twin and queues are written.
-        optimizer: Its moments are written.
-        state: Position and counters, plain JSON.
+        task: Its twin and queues.
+        optimizer: Its moments.
+        process: Number of this one of several processes, whose random state is its own; None of one alone.
     """
     tensors = {f"optimizer/{key}": value for key, value in optimizer_state(optimizer).items()}
     tensors |= {f"task/{key}": value for key, value in task.training_state().items()}
-    tensors |= {f"random/{key}": value for key, value in random_state().items()}
+    prefix = "random" if process is None else f"random/{process}"
+    return tensors | {f"{prefix}/{key}": value for key, value in random_state().items()}
+
+
+def save_training_state(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write the state of a run of one process into a checkpoint folder (beside the weights).
+
+    Args:
+        folder: One that ``atomic_folder`` gave.
+        tensors: What ``training_tensors`` returned.
+        state: Position and counters, plain JSON.
+    """
     save_tensors(folder / TENSORS, tensors)
     (folder / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def load_training_state(folder: Path, task: Task, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore weights, twin, queues, moments and random states from a checkpoint folder.
+    """Restore weights, twin, queues, moments and random states from a checkpoint folder, whole or into the pieces of this process.
+
+    A process that the run did not have when it was saved gets a random state of its own.
 
     Returns:
-        The position and counters that ``save_training_state`` was given.
+        The position and counters that were saved.
 
     Raises:
         ModelError: If something is missing, damaged, or does not fit the model.
@@ -139,16 +170,59 @@ def load_training_state(folder: Path, task: Task, optimizer: torch.optim.Optimiz
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"'{path}' cannot be read ({error}); this folder cannot be resumed from, start anew from its weights") from error
+    if sharded.holds_state(folder):
+        moments, states = _load_together(folder, task, optimizer)
+    else:
+        moments, states = _load_alone(folder, task)
+    load_optimizer_state(optimizer, moments)
+    own = f"{distributed.rank()}/"
+    mine = {key.removeprefix(own): value for key, value in states.items() if key.startswith(own)}
+    set_random_state(mine or {key.removeprefix("0/"): value for key, value in states.items() if key.startswith("0/")})
+    if not mine:
+        branch_random_state(distributed.rank())
+    return state
+
+
+Parts = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Moments, and random states as ``<process>/<generator>``."""
+
+
+def _load_alone(folder: Path, task: Task) -> Parts:
+    """Read what one process wrote."""
     restore_weights(folder, task.model)
     parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "task": {}, "random": {}}
     with open_tensors(folder / TENSORS) as file:
         for key in file.keys():  # noqa: SIM118 - not a mapping
             part, _, name = key.partition("/")
             parts.setdefault(part, {})[name] = file.get_tensor(key)
+    there = task.training_state()
+    tensors = {name: cut_like(there[name], value) if name in there else value for name, value in parts["task"].items()}
     try:
-        task.load_training_state(parts["task"])
+        task.load_training_state(tensors)
     except ValueError as error:
         raise ModelError(f"'{folder / TENSORS}': {error}; resume with the recipe the run was started with") from error
-    load_optimizer_state(optimizer, parts["optimizer"])
-    set_random_state(parts["random"])
-    return state
+    return parts["optimizer"], {f"0/{name}": value for name, value in parts["random"].items()}
+
+
+def _load_together(folder: Path, task: Task, optimizer: torch.optim.Optimizer) -> Parts:
+    """Read what several processes wrote: what is there of weights, twin and queues in place, the rest into new tensors."""
+    places = {f"model/{name}": value for name, value in task.model.state_dict().items()}
+    places |= {f"task/{name}": value for name, value in task.training_state().items()}
+    parameters = {
+        name: parameter for group in optimizer.param_groups for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
+    process = distributed.rank()
+    saved = sharded.saved_tensors(folder)
+    process = process if f"random/{process}/torch" in saved else 0
+    for key, empty in saved.items():
+        part, _, rest = key.partition("/")
+        name = rest.rpartition("/")[0]
+        if part == "optimizer":
+            parameter = parameters.get(name)
+            fits = parameter is not None and empty.shape == parameter.shape and empty.ndim
+            places[key] = torch.zeros_like(parameter, dtype=empty.dtype) if parameter is not None and fits else torch.empty_like(empty, device="cpu")
+        elif part == "random" and rest.startswith(f"{process}/"):
+            places[key] = torch.empty_like(empty, device="cpu")
+    sharded.load(folder, places, saved)
+    moments = {key.removeprefix("optimizer/"): value for key, value in places.items() if key.startswith("optimizer/")}
+    return moments, {key.removeprefix("random/"): value for key, value in places.items() if key.startswith("random/")}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import openmplug
+from openmplug import distributed
 from openmplug.batch import Sample
 from openmplug.checkpoints.adapters import AdapterRecord, folder_hash, holds_adapters, read_record
 from openmplug.checkpoints.atomic import write_atomic
@@ -24,6 +25,7 @@ from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
 from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
+from openmplug.engine.checkpointing import BEST, LAST
 from openmplug.engine.circumstances import circumstances
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
 from openmplug.engine.models import find_model, load_task, new_task, write_model
@@ -31,7 +33,7 @@ from openmplug.engine.recipe import RunConfig
 from openmplug.engine.recompute import recompute_layers
 from openmplug.engine.report import write_report
 from openmplug.engine.tracking import METRICS, Advance, Display
-from openmplug.engine.trainer import BEST, LAST, Trainer
+from openmplug.engine.trainer import Trainer
 from openmplug.errors import DataError, UsageError
 from openmplug.tasks import find_task
 from openmplug.tasks.base import Task
@@ -55,14 +57,23 @@ MAY_CHANGE = (
     "run.evaluate_batch_size",
     "run.gradient_checkpointing",
     "run.curves",
+    "run.parallel",
+    "run.shard_size",
+    "run.timeout_minutes",
+    "run.compile",
+    "run.save_in_background",
+    "optim.batch_size_per_device",
 )
-"""Settings that a resumed run may change: none of them changes what is learned."""
+"""Settings that a resumed run may change: none of them changes what is learned.
+
+The batch of a process may as long as that of all processes together stays what it was, which the trainer looks at.
+"""
 
 # ----------------------------------------------------------------------------------------------------------------- train
 
 
 def train(config: RunConfig, output: Path, resume: bool = False, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
-    """Train what a recipe says.
+    """Train what a recipe says, together with the other processes where ``torchrun`` started several.
 
     Writes ``recipe.yaml`` (resolved), ``metrics.jsonl``, ``checkpoint-last/``, ``checkpoint-best/`` and ``curves.png``.
 
@@ -83,40 +94,68 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
         EnvironmentProblem: If memory or disk run out, or the device is not there.
     """
     with flushed_denormals(), limited_threads(config.run.threads):
-        return _train(config, Path(output), resume, choose_device(device or config.run.device), quiet)
+        target = choose_device(device or config.run.device)
+        if target.type == "cuda" and target.index is None:
+            target = distributed.local_device("cuda")
+        with distributed.joined(target, config.run.timeout_minutes):
+            return _train(config, Path(output), resume, target, quiet or not distributed.is_main())
 
 
 def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, quiet: bool) -> dict[str, Any]:
-    _check_output(config, output, resume)
+    with distributed.agreed():
+        if distributed.is_main():
+            _check_output(config, output, resume)
+    display = Display(quiet=quiet)
+    try:
+        with distributed.agreed():
+            build, facts = _prepare(config, output, resume, target, display)
+        if distributed.is_main():
+            write_atomic(output / RECIPE, dump_yaml(config.model_dump(mode="json")))
+        result = build().fit(resume)
+    finally:
+        display.close()
+    return {**facts, **result}
+
+
+def _prepare(config: RunConfig, output: Path, resume: bool, target: torch.device, display: Display) -> tuple[Callable[[], Trainer], dict[str, Any]]:
+    """Read, check and build all that needs no word between the processes; return what builds the trainer, and the run's facts."""
     split = read_training(config.data)
     _check_first_images(split, config.data.on_error)
     held_out = read_split(config.data, config.data.evaluate) if config.run.validate_every else None
     if held_out is not None:
         _check_first_images(held_out, config.data.on_error)
     tokenizer = _tokenizer(config, split.samples)
-    display = Display(quiet=quiet)
-    try:
-        clips = any(sample.clip for sample in split.samples)
-        prepared = _prepared(config, split.samples)
-        prepared = prepared.model_copy(update={"settings": {**prepared.settings, **read_candidates(config.data)}})
-        task, adapters = new_task(prepared, tokenizer, display, clips)
-        if adapters is not None and resume:
-            _check_same_base(output / LAST, adapters)
-        task.to(target)
-        recompute_layers(task.model, config.run.gradient_checkpointing)
-        examples = task.examples(split.samples)
-        if not examples:
-            raise DataError(
-                f"split '{split.name}' has {len(split.samples)} records and nothing to learn from; its rows hold no answer or caption"
-            )
-        sampler, loader = _training_loader(config, task, examples, split.images)
-        write_atomic(output / RECIPE, dump_yaml(config.model_dump(mode="json")))
+    clips = any(sample.clip for sample in split.samples)
+    prepared = _prepared(config, split.samples)
+    prepared = prepared.model_copy(update={"settings": {**prepared.settings, **read_candidates(config.data)}})
+    task, adapters = new_task(prepared, tokenizer, display, clips)
+    if adapters is not None and resume:
+        _check_same_base(output / LAST, adapters)
+    task.to(target)
+    recompute_layers(task.model, config.run.gradient_checkpointing)
+    examples = task.examples(split.samples)
+    if not examples:
+        raise DataError(
+            f"split '{split.name}' has {len(split.samples)} records and nothing to learn from; its rows hold no answer or caption"
+        )
+    sampler, loader = _training_loader(config, task, examples, split.images)
+    count = sum(parameter.numel() for parameter in task.model.parameters())
+    learning = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
+    processes = distributed.world_size()
+    learned = "" if learning == count else f" of which {learning:,} learn"
+    together = "" if processes == 1 else f", {processes} processes"
+    display.say(
+        f"{config.task}: {len(examples):,} examples, {sampler.batches_per_epoch:,} batches of {sampler.batch_size * processes} per epoch,"
+        f" {config.optim.epochs} epochs; {count:,} parameters{learned}, {choose_precision(config.run.precision, target)} on {target}{together}"
+    )
+    facts = {"task": config.task, "metric": task.metric, "output": str(output), "parameters": count, "train_examples": len(examples)}
 
-        def batches(epoch: int, start: int) -> BatchLoader:
-            sampler.set_epoch(epoch, start)
-            return loader
+    def batches(epoch: int, start: int) -> BatchLoader:
+        sampler.set_epoch(epoch, start)
+        return loader
 
-        trainer = Trainer(
+    def build() -> Trainer:
+        return Trainer(
             task,
             batches,
             sampler.batches_per_epoch,
@@ -124,24 +163,14 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
             loop=config.run,
             folder=output,
             device=target,
-            write_model=lambda folder: write_model(folder, task, config.task, config.image, adapters, config.video),
+            write_model=lambda folder, weights: write_model(folder, task, weights, config.task, config.image, adapters, config.video),
             on_error=config.data.on_error,
             validate=None if held_out is None else _validation(config, task, held_out, target),
             validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),
             display=display,
         )
-        count = sum(parameter.numel() for parameter in task.model.parameters())
-        learning = sum(parameter.numel() for parameter in trainer.parameters)
-        learned = "" if learning == count else f" of which {learning:,} learn"
-        display.say(
-            f"{config.task}: {len(examples):,} examples, {sampler.batches_per_epoch:,} batches of {sampler.batch_size} per epoch,"
-            f" {config.optim.epochs} epochs; {count:,} parameters{learned}, {trainer.precision} on {target}"
-        )
-        result = trainer.fit(resume)
-    finally:
-        display.close()
-    facts = {"task": config.task, "metric": task.metric, "output": str(output), "parameters": count, "train_examples": len(examples)}
-    return {**facts, **result}
+
+    return build, facts
 
 
 def _check_output(config: RunConfig, output: Path, resume: bool) -> None:
@@ -242,7 +271,11 @@ def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], 
     size = config.optim.batch_size_per_device
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
     kinds = ["clip" if sample.clip else "words" if sample.image is None else "picture" for sample in examples]
-    sampler = EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=len(examples) >= size, groups=kinds)
+    rank, processes = distributed.rank(), distributed.world_size()
+    full = len(examples) >= size * processes
+    sampler = EpochSampler(
+        len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes
+    )
     transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
     together = task.transform(config.image, training=True)
     dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1], together=together)
@@ -265,13 +298,19 @@ def _evaluated(video: VideoSettings) -> dict[str, Any]:
 
 
 def _validation(config: RunConfig, task: Task, split: Split, device: torch.device) -> Callable[[Task, Advance], dict[str, float]]:
-    samples = split.samples[: config.run.validate_limit]
+    """Return what measures a task. Several processes share the batches, unless its predictions depend on all samples."""
+    samples, size = split.samples[: config.run.validate_limit], config.run.evaluate_batch_size or config.optim.batch_size_per_device
+    shared = type(task).evaluate is Task.evaluate and distributed.world_size() > 1
+    if shared:
+        batches = -(-len(samples) // size)
+        first, end = (size * (batches * number // distributed.world_size()) for number in (distributed.rank(), distributed.rank() + 1))
+        samples = samples[first:end]
     loader = _evaluation_loader(config, task, samples, split.images, config.image, config.video)
     precision = choose_precision(config.run.precision, device)
 
     def validate_now(task: Task, advance: Advance) -> dict[str, float]:
-        evaluation = evaluate_task(task, loader, device=device, precision=precision, on_error=config.data.on_error, advance=advance)
-        return evaluation.metrics
+        settings = {"device": device, "precision": precision, "on_error": config.data.on_error, "advance": advance}
+        return evaluate_task(task, loader, **settings, shared=shared).metrics
 
     return validate_now
 

@@ -19,6 +19,7 @@ from openmplug.checkpoints.atomic import write_problem
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"
+SAMPLES = "samples.jsonl"
 
 Advance = Callable[[int], None]
 
@@ -143,19 +144,24 @@ class Tracker:
         folder: The run's folder.
         display: Where people look.
         step: Steps already done; TensorBoard drops what a broken run wrote after it.
-        sizes: Bytes to which each log is cut back, by file name; empty starts both anew.
+        sizes: Bytes to which each log is cut back, by file name; empty starts all anew.
+        samples: Keep ``samples.jsonl`` too.
     """
 
-    def __init__(self, folder: Path, display: Display, step: int = 0, sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, display: Display, step: int = 0, sizes: Mapping[str, int] | None = None, samples: bool = False
+    ) -> None:
         sizes = sizes or {}
         self.display = display
+        self._samples = JsonLines(folder / SAMPLES, sizes.get(SAMPLES, 0)) if samples else None
         self._metrics = JsonLines(folder / METRICS, sizes.get(METRICS, 0))
         self._failures = JsonLines(folder / FAILURES, sizes.get(FAILURES, 0))
         self._board: Any = _tensorboard(folder / "tensorboard", step)
 
     def sizes(self) -> dict[str, int]:
         """Return the length of each log in bytes, for a checkpoint."""
-        return {METRICS: self._metrics.size(), FAILURES: self._failures.size()}
+        sizes = {METRICS: self._metrics.size(), FAILURES: self._failures.size()}
+        return sizes if self._samples is None else {**sizes, SAMPLES: self._samples.size()}
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one line of ``metrics.jsonl``.
@@ -177,8 +183,15 @@ class Tracker:
         """Write one line of ``failures.jsonl``: an input that was skipped, and why."""
         self._failures.write(record)
 
+    def samples(self, record: Mapping[str, Any]) -> None:
+        """Write one line of ``samples.jsonl``: which samples a micro-batch held."""
+        if self._samples is not None:
+            self._samples.write(record)
+
     def close(self) -> None:
         """Close every file; an empty ``failures.jsonl`` is removed."""
+        if self._samples is not None:
+            self._samples.close()
         self._metrics.close()
         self._failures.close()
         if self._failures.size() == 0:
@@ -188,6 +201,29 @@ class Tracker:
                 self._board.close()
             except OSError as error:
                 self.display.say(f"TensorBoard's file was not finished: {error}")
+
+
+class SilentTracker(Tracker):
+    """The tracker of a process that is not the main one: it writes nothing."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def failure(self, record: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def samples(self, record: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -2,68 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from openmplug.batch import Batch, Losses
-from openmplug.checkpoints.atomic import atomic_folder, recover_folder
+from openmplug import distributed
+from openmplug.batch import Batch, Failure
 from openmplug.device import autocast, choose_precision
+from openmplug.engine.checkpointing import Checkpoints, WriteModel
 from openmplug.engine.guards import FailureCount, LossWatch, StopSignal, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
+from openmplug.engine.parallel import ParallelTask, as_plain, choose_parallel
+from openmplug.engine.place import LossSums, Place
 from openmplug.engine.recipe import LoopSettings
-from openmplug.engine.resume import kept_random_state, load_training_state, save_training_state
-from openmplug.engine.tracking import Advance, Display, Tracker, draw_curves
-from openmplug.errors import DataError, OpenmplugError
+from openmplug.engine.resume import branch_random_state, kept_random_state
+from openmplug.engine.tracking import Advance, Display, SilentTracker, Tracker, draw_curves
+from openmplug.errors import DataError, OpenmplugError, UsageError
 from openmplug.tasks.base import Progress, Task
-
-LAST = "checkpoint-last"
-BEST = "checkpoint-best"
 
 Batches = Callable[[int, int], Iterable[Batch]]
 """``batches(epoch, start)``: the micro-batches of an epoch from number ``start`` on."""
 
 Validate = Callable[[Task, Advance], dict[str, float]]
 """``validate(task, advance)``: the metrics of the validation split."""
-
-
-@dataclass
-class Place:
-    """Where a run stands; written into every checkpoint.
-
-    Args:
-        step: Optimizer steps done.
-        epoch: Current epoch.
-        iteration: Micro-batches of it that are done.
-        examples: Examples learned from so far.
-        best: Best validation score so far, and ``best_step`` where it was.
-        metrics: The last validation's; ``validated`` is the number of epochs that were over then.
-        seconds: Wall time spent so far, resumed parts included.
-        window: Sums of the losses since the last line of the log, ``window_count`` micro-batches, so that a resumed log is the same.
-        seen: Inputs so far, ``failed`` of which could not be read.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    iteration: int = 0
-    examples: int = 0
-    best: float | None = None
-    best_step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    validated: int = 0
-    seconds: float = 0.0
-    window: dict[str, float] = field(default_factory=dict)
-    window_count: int = 0
-    seen: int = 0
-    failed: int = 0
 
 
 class _Interrupted(Exception):
@@ -73,15 +42,18 @@ class _Interrupted(Exception):
 class Trainer:
     """Runs a task over its batches: steps, logs, validates, saves, stops, resumes.
 
+    Several processes run one each, of which all do the same at the same time; the main one logs and writes.
+
     Args:
-        task: On ``device``, with its twin and queues (built for training).
-        batches: Gives an epoch's micro-batches from any position on; the same arguments give the same batches.
+        task: On ``device``, with its twin and queues (built for training); the same on every process.
+        batches: Gives an epoch's micro-batches from any position on, of several processes this one's part of each; the same arguments
+            give the same batches.
         iterations_per_epoch: Micro-batches per epoch.
         optim: What is optimized how.
         loop: How the run proceeds.
         folder: The run's folder.
         device: Where to compute.
-        write_model: Writes weights, configuration and vocabulary into the folder it is given.
+        write_model: Writes weights, configuration and vocabulary into the folder it is given, on the main process.
         on_error: Policy for inputs that cannot be read.
         validate: Gives the validation metrics; None never validates.
         validate_count: Records it looks at, for the progress bar.
@@ -98,7 +70,7 @@ class Trainer:
         loop: LoopSettings,
         folder: Path,
         device: torch.device,
-        write_model: Callable[[Path], None],
+        write_model: WriteModel,
         on_error: str = "error",
         validate: Validate | None = None,
         validate_count: int = 0,
@@ -111,23 +83,27 @@ class Trainer:
         self.loop = loop
         self.folder = folder
         self.device = device
-        self.write_model = write_model
         self.validate = validate
         self.validate_count = validate_count
         self.display = display or Display(quiet=True)
         self.precision = choose_precision(loop.precision, device)
+        self.parallel = ParallelTask(
+            task, choose_parallel(loop.parallel), device, self.precision, shard_size=loop.shard_size, compiled=loop.compile
+        )
         self.optimizer = build_optimizer(task.model, optim)
         self.schedule = build_schedule(optim, iterations_per_epoch)
         # Only fp16 needs its gradients scaled: bf16 has the range of fp32.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.parameters = [parameter for _, parameter in named_trainable(task.model)]
+        self.checkpoints = Checkpoints(folder, task, self.optimizer, write_model, loop.save_in_background)
         self.place = Place()
         self.failures = FailureCount(on_error)
-        self._sums: dict[str, Tensor] = {}
+        self._sums = LossSums()
         self._norm: Tensor | None = None
         self._watch = LossWatch(folder, immediate=device.type == "cpu")
         self._signal = StopSignal()
         self._tracker: Tracker
+        branch_random_state(distributed.rank())
 
     # ------------------------------------------------------------------------------------------------------------ the run
 
@@ -147,7 +123,8 @@ class Trainer:
             EnvironmentProblem: If memory or disk run out.
         """
         sizes = self._restore() if resume else {}
-        self._tracker = Tracker(self.folder, self.display, self.place.step, sizes)
+        main = distributed.is_main()
+        self._tracker = Tracker(self.folder, self.display, self.place.step, sizes, self.loop.log_ids) if main else SilentTracker()
         self._begun = self._saved = time.monotonic()
         self._earlier = self.place.seconds
         self._window_clock, self._window_examples = self._begun, self.place.examples
@@ -162,10 +139,10 @@ class Trainer:
                 stopped = self._stop_reason() if self.place.step else None
                 while stopped is None and self.place.epoch < self.optim.epochs:
                     stopped = self._epoch()
-            if self.loop.curves:
-                draw_curves(self.folder)
+            self._draw()
         finally:
             self._tracker.close()
+        self.checkpoints.finish()
         return self._summary(stopped)
 
     def _epoch(self) -> str | None:
@@ -173,13 +150,11 @@ class Trainer:
         place = self.place
         learned = 0
         with self._stream() as stream:
-            for batch in stream:
+            while (batch := self._next(stream)) is not None:
                 first = place.iteration - place.iteration % self.optim.accumulation
                 group_size = min(self.optim.accumulation, self.per_epoch - first)
-                for failure in self.failures.note(batch):
-                    self._tracker.failure({"epoch": place.epoch, **asdict(failure)})
-                if len(batch):
-                    self._backward(batch, group_size)
+                if counts := self._count(batch):
+                    self._backward(batch, group_size, counts, last=place.iteration + 1 == first + group_size)
                     learned += 1
                 place.iteration += 1
                 self._advance(1)
@@ -190,10 +165,10 @@ class Trainer:
                     learned = 0
                     if place.step % self.loop.log_every == 0:
                         self._log()
-                stopped = self._stop_reason()
+                stopped, save_is_due = self._agree()
                 if place.iteration == self.per_epoch:
                     break
-                if stopped is not None or self._save_is_due():
+                if stopped is not None or save_is_due:
                     self.save()
                 if stopped is not None:
                     return stopped
@@ -218,18 +193,50 @@ class Trainer:
 
         yield chained()
 
+    def _next(self, stream: Iterator[Batch]) -> Batch | None:
+        """Take the next micro-batch; what a loader raises on one process stops all."""
+        with distributed.agreed():
+            batch = next(stream, None)
+        return batch
+
+    def _count(self, batch: Batch) -> list[int]:
+        """Count what could be read and what could not, on all processes.
+
+        Returns:
+            How many samples each process has; nothing if one of them has none: all pass the micro-batch over then.
+        """
+        place = self.place
+        numbers = distributed.everyone([len(batch), len(batch.failures)])
+        counts, failed = ([int(count) for count in column] for column in zip(*numbers, strict=True))
+        failures: list[Failure] = []
+        if any(failed):
+            failures = [failure for some in distributed.gather_objects(batch.failures) for failure in some]
+        with distributed.alike():
+            self.failures.count(sum(counts) + sum(failed), failures)
+        for failure in failures:
+            self._tracker.failure({"epoch": place.epoch, **asdict(failure)})
+        if not all(counts):
+            return []
+        if self.loop.log_ids:
+            ids = [name for some in distributed.gather_objects([sample.id for sample in batch.samples]) for name in some]
+            self._tracker.samples({"step": place.step, "epoch": place.epoch, "iteration": place.iteration, "ids": ids})
+        return counts
+
     # ------------------------------------------------------------------------------------------------------------- a step
 
-    def _backward(self, batch: Batch, group_size: int) -> None:
+    def _backward(self, batch: Batch, group_size: int, counts: list[int], last: bool) -> None:
         place = self.place
+        # Processes that left out what they could not read count as much as they have; else the mean is over equal parts.
+        weight = 1.0 if len(set(counts)) == 1 else len(batch) * len(counts) / sum(counts)
         try:
             moved = batch.to(self.device, non_blocking=True)
             self.task.begin_step(Progress(place.step, place.epoch, place.iteration / self.per_epoch))
-            with autocast(self.device, self.precision):
-                losses: Losses = self.task(moved)
-            self._watch.note(losses.total, batch, place.step, place.epoch, place.iteration)
-            total = losses.total if group_size == 1 else losses.total / group_size
-            self.scaler.scale(total).backward()
+            with self.parallel.gathering(last):
+                with autocast(self.device, self.precision):
+                    losses = self.parallel.losses(moved)
+                self._note(losses.total, batch)
+                total = losses.total if group_size == 1 else losses.total / group_size
+                self.scaler.scale(total if weight == 1.0 else total * weight).backward()
             self.task.end_step()
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, OpenmplugError) or not is_out_of_memory(error):
@@ -237,23 +244,28 @@ class Trainer:
             setting = "optim.batch_size_per_device (and raise optim.accumulation as much to learn the same)"
             also = "" if self.loop.gradient_checkpointing is True else "run.gradient_checkpointing=true or "
             raise memory_problem(batch, self.precision, self.device, setting, f"at step {place.step}", also) from error
-        place.examples += len(batch)
+        place.examples += sum(counts)
         place.window_count += 1
-        # A part called "loss" is the total under another name.
-        named = {"loss": losses.total} | {f"loss_{name}": part for name, part in losses.parts.items() if name != "loss"}
-        for name, value in named.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._sums.add(losses, weight)
+
+    def _note(self, loss: Tensor, batch: Batch) -> None:
+        place = self.place
+        if not self._watch.immediate:
+            self._watch.note(loss, batch, place.step, place.epoch, place.iteration)
+            return
+        with distributed.agreed():
+            self._watch.note(loss, batch, place.step, place.epoch, place.iteration)
 
     def _step(self) -> None:
         place = self.place
         set_learning_rates(self.optimizer, self.schedule, Position(place.step, place.epoch, place.iteration - 1))
         if self.optim.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            self._norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm)
+            self._norm = as_plain(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm))
             # On a GPU looking at it would wait for the device at every step; there the next loss, or the look before a save, tells.
             if self.device.type == "cpu" and self.precision != "fp16":
-                self._watch.require_finite("gradient norm", self._norm.item(), place.step)
+                with distributed.alike():
+                    self._watch.require_finite("gradient norm", self._norm.item(), place.step)
         self._watch.step_done()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -264,12 +276,12 @@ class Trainer:
 
     def _log(self) -> None:
         place = self.place
-        self._watch.look()
+        self._look()
         if not place.window_count:
             return
-        now = time.monotonic()
+        sums, now = self._sums.read(), time.monotonic()
         values: dict[str, Any] = {"epoch": round(place.epoch + place.iteration / self.per_epoch, 4)}
-        values |= {name: self._total(name) / place.window_count for name in self._sums}
+        values |= {name: value / place.window_count for name, value in sums.items()}
         values |= self._rates()
         if self._norm is not None:
             values["grad_norm"] = self._norm.item()
@@ -277,7 +289,8 @@ class Trainer:
         values["seconds"] = round(self._seconds(), 2)
         self._tracker.log("train", place.step, values)
         self._advance(0, note=f"loss {values['loss']:.4g}  lr {values['lr']:.2g}")
-        self._sums, place.window, place.window_count = {}, {}, 0
+        self._sums.restart({}, self.device)
+        place.window, place.window_count = {}, 0
         self._window_clock, self._window_examples = now, place.examples
 
     def _rates(self) -> dict[str, float]:
@@ -290,8 +303,14 @@ class Trainer:
             **({"vision_lr": rates["vision_lr"]} if "vision_lr" in rates else {}),
         }
 
-    def _total(self, name: str) -> float:
-        return self._sums[name].item()
+    def _look(self) -> None:
+        """Look at losses that were not looked at when they came."""
+        with distributed.agreed():
+            self._watch.look()
+
+    def _draw(self) -> None:
+        if self.loop.curves and distributed.is_main():
+            draw_curves(self.folder)
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._begun
@@ -309,34 +328,32 @@ class Trainer:
         assert self.validate is not None
         began, place = time.monotonic(), self.place
         try:
-            with kept_random_state(), self.display.bar("validate", self.validate_count) as advance:
+            with kept_random_state(), self.parallel.whole(), self.display.bar("validate", self.validate_count) as advance:
 
                 def advance_or_stop(count: int) -> None:
-                    if self._signal.name:
+                    # One of several processes would leave the others waiting: they stop after the validation.
+                    if self._signal.name and distributed.world_size() == 1:
                         raise _Interrupted
                     advance(count)
 
-                metrics = self.validate(self.task, advance_or_stop)
+                metrics = distributed.share(self.validate(self.task, advance_or_stop))
         except _Interrupted:
             return
         finally:
             self.task.train()
-        if self.task.metric not in metrics:
-            raise DataError(
-                f"the validation split gives no {self.task.metric}: its records hold nothing to score against;"
-                " choose another data.evaluate, or set run.validate_every=0"
-            )
+        with distributed.alike():
+            if self.task.metric not in metrics:
+                raise DataError(
+                    f"the validation split gives no {self.task.metric}: its records hold nothing to score against;"
+                    " choose another data.evaluate, or set run.validate_every=0"
+                )
         place.metrics, place.validated = metrics, place.epoch
         score = metrics[self.task.metric]
         self._tracker.log("validation", place.step, {"epoch": place.epoch, **metrics})
         if math.isfinite(score) and (place.best is None or score > place.best):
             place.best, place.best_step = score, place.step
-            with atomic_folder(self.folder / BEST) as folder:
-                self.write_model(folder)
-                record = {"step": place.step, "epoch": place.epoch, "metrics": metrics}
-                (folder / "validation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if self.loop.curves:
-            draw_curves(self.folder)
+            self.checkpoints.save_best({"step": place.step, "epoch": place.epoch, "metrics": metrics})
+        self._draw()
         self._window_clock += time.monotonic() - began
         self.save()
 
@@ -348,41 +365,52 @@ class Trainer:
             EnvironmentProblem: If it cannot be written; the checkpoint before stays.
         """
         began = time.monotonic()
-        self._watch.look()
-        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters])
-        self._watch.require_finite("the norm of the weights", norm.item(), self.place.step)
+        self._look()
+        norm = as_plain(torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters]))
+        with distributed.alike():
+            self._watch.require_finite("the norm of the weights", norm.item(), self.place.step)
         place = self.place
         place.seconds = self._seconds()
         place.seen, place.failed = self.failures.seen, self.failures.failed
-        place.window = {name: self._total(name) for name in self._sums}
-        state = {**asdict(place), "logs": self._tracker.sizes(), "scaler": self.scaler.state_dict()}
-        with atomic_folder(self.folder / LAST) as folder:
-            self.write_model(folder)
-            save_training_state(folder, self.task, self.optimizer, state)
+        place.window = self._sums.read()
+        shared = {"processes": distributed.world_size(), "batch_size_per_device": self.optim.batch_size_per_device}
+        self.checkpoints.save_last({**asdict(place), "logs": self._tracker.sizes(), "scaler": self.scaler.state_dict(), **shared})
         self._saved = time.monotonic()
         self._window_clock += self._saved - began
 
-    def _save_is_due(self) -> bool:
-        minutes, steps = self.loop.save_every_minutes, self.loop.save_every_steps
-        return (minutes is not None and time.monotonic() - self._saved > 60 * minutes) or (
-            steps is not None and self.place.step % steps == 0
-        )
-
     def _restore(self) -> dict[str, int]:
         """Go back to ``checkpoint-last``; return to which length the logs are cut. Nothing saved yet: the run begins anew."""
-        recover_folder(self.folder / BEST)
-        if not recover_folder(self.folder / LAST):
+        state = self.checkpoints.restore()
+        if state is None:
             self.display.say("nothing was saved yet: starting from the beginning")
             return {}
-        state = load_training_state(self.folder / LAST, self.task, self.optimizer)
+        with distributed.alike():
+            self._check_shared(state.pop("processes", 1), state.pop("batch_size_per_device", None))
         sizes: dict[str, int] = state.pop("logs")
         if (scaler := state.pop("scaler")) and self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
         self.place = Place(**state)
         self.failures.seen, self.failures.failed = self.place.seen, self.place.failed
-        self._sums = {name: torch.tensor(value, device=self.device) for name, value in self.place.window.items()}
+        self._sums.restart(self.place.window, self.device)
         self.display.say(f"resuming at step {self.place.step}, epoch {self.place.epoch}, batch {self.place.iteration}")
         return sizes
+
+    def _check_shared(self, processes: int, size: int | None) -> None:
+        """Refuse to go on with other batches: processes times their batch must be what it was.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        now = distributed.world_size()
+        size = self.optim.batch_size_per_device if size is None else size
+        if processes * size == now * self.optim.batch_size_per_device:
+            return
+        fitting, rest = divmod(processes * size, now)
+        advice = "choose a number of processes that divides it" if rest else f"set optim.batch_size_per_device={fitting}"
+        raise UsageError(
+            f"the run was saved by {processes} processes with batches of {size}, together {processes * size};"
+            f" {now} with batches of {self.optim.batch_size_per_device} would see other ones: {advice}"
+        )
 
     def _summary(self, stopped: str | None) -> dict[str, Any]:
         place = self.place
@@ -399,11 +427,17 @@ class Trainer:
         }
 
     def _stop_reason(self) -> str | None:
-        loop = self.loop
-        if self._signal.name:
-            return f"{self._signal.name} received"
-        if loop.max_steps is not None and self.place.step >= loop.max_steps:
-            return f"run.max_steps={loop.max_steps} reached"
-        if loop.max_minutes is not None and time.monotonic() - self._begun > 60 * loop.max_minutes:
-            return f"run.max_minutes={loop.max_minutes:g} reached"
-        return None
+        return self._agree()[0]
+
+    def _agree(self) -> tuple[str | None, bool]:
+        """Return why all processes stop now, if they do, and whether a save is due; clocks and signals differ between them."""
+        loop, step, now = self.loop, self.place.step, time.monotonic()
+        late = loop.max_minutes is not None and now - self._begun > 60 * loop.max_minutes
+        unsaved = loop.save_every_minutes is not None and now - self._saved > 60 * loop.save_every_minutes
+        number, late, unsaved = (max(column) for column in zip(*distributed.everyone([self._signal.number, late, unsaved]), strict=True))
+        save_is_due = bool(unsaved) or (loop.save_every_steps is not None and step % loop.save_every_steps == 0)
+        if number:
+            return f"{signal.Signals(int(number)).name} received", save_is_due
+        if loop.max_steps is not None and step >= loop.max_steps:
+            return f"run.max_steps={loop.max_steps} reached", save_is_due
+        return f"run.max_minutes={loop.max_minutes:g} reached" if late else None, save_is_due

@@ -125,7 +125,7 @@ class TextDecoder(nn.Module):
             states: What to attend to.
             mask: (B, S) bool, None = all of it.
         """
-        return DecoderMemory([self._block(i).cross_attention.attention.project(states) for i in range(len(self.layers))], key_mask(mask))
+        return DecoderMemory([self._block(i).project_memory(states) for i in range(len(self.layers))], key_mask(mask))
 
     def _block(self, index: int) -> PostNormCrossBlock:
         block = self.layers[index]

@@ -29,7 +29,7 @@ class CoAttentionLayer(nn.Module):
 
     def forward(self, vision: Tensor, text: Tensor, vision_mask: Tensor | None, text_mask: Tensor) -> Fused:
         """Shapes: vision (B, V, D), text (R, T, D) with B dividing R, masks (B, V) or None and (R, T)."""
-        memory = self.block.cross_attention.attention.project(vision)
+        memory = self.block.project_memory(vision)
         return Fused(vision, self.block(text, memory, key_mask(text_mask), key_mask(vision_mask)))
 
 

@@ -289,6 +289,15 @@ class PostNormCrossBlock(nn.Module):
         self.feed_forward.expand.pack()
         self.feed_forward.contract.pack()
 
+    def project_memory(self, states: Tensor) -> KeyValues:
+        """Compute the keys and values that the cross-attention will attend to, of states (B, S, D)."""
+        return KeyValues(*self.memory(states))
+
+    def memory(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what ``project_memory`` returns, as plain tensors: where layers are sharded this is an entry of its own."""
+        projected = self.cross_attention.attention.project(states)
+        return projected.keys, projected.values
+
     def forward(
         self,
         x: Tensor,
@@ -301,7 +310,7 @@ class PostNormCrossBlock(nn.Module):
 
         Args:
             x: Text states; with a cache only those of the new tokens.
-            memory: ``cross_attention.attention.project(states)`` with B rows, B dividing R; None leaves the cross-attention out.
+            memory: ``project_memory(states)`` with B rows, B dividing R; None leaves the cross-attention out.
             mask: For the self-attention, broadcastable to (R, N, T, all tokens so far).
             memory_mask: (B, 1, 1, S) or None.
             cache: Where the self-attention's keys and values are kept between steps.

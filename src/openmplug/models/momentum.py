@@ -42,13 +42,22 @@ class MomentumTwin(nn.Module):
 
     @torch.no_grad()
     def update(self, model: Network) -> None:
-        """Move every paired parameter a little towards the student, in one foreach call."""
+        """Move every paired parameter a little towards the student, in one foreach call.
+
+        Where both are cut into pieces alike, each process moves its own.
+        """
         mine: list[Tensor] = []
         theirs: list[Tensor] = []
         for name in self.paired:
-            mine += getattr(self.model, name).parameters()
-            theirs += getattr(model, name).parameters()
+            mine += map(_own_piece, getattr(self.model, name).parameters())
+            theirs += map(_own_piece, getattr(model, name).parameters())
         torch._foreach_lerp_(mine, theirs, 1.0 - self.momentum)
+
+
+def _own_piece(parameter: Tensor) -> Tensor:
+    """Return what this process holds of a parameter: all of it, or its piece (a view)."""
+    piece: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return piece
 
 
 class FeatureQueue(nn.Module):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from openmplug.errors import UsageError
 from openmplug.models.decoder import DecoderMemory, LanguageHead, TextDecoder
-from openmplug.models.fusion import Fused, SkipConnectedFusion
+from openmplug.models.fusion import CoAttentionLayer, ConnectedLayer, Fused, SkipConnectedFusion
 from openmplug.models.heads import ClassificationHead, ContrastiveHead, MatchingHead
+from openmplug.models.layers import PostNormBlock, PostNormCrossBlock, PreNormBlock
 from openmplug.models.mimetic import start_fusion, start_text, start_tower
 from openmplug.models.text import TextEncoder, init_bert
 from openmplug.models.vision import VisionProjection, VisionTransformer
@@ -23,6 +24,8 @@ class Network(nn.Module, ABC):
 
     Class attributes:
         MODULES: Every module of the family, in the order they are built.
+        LAYERS: What the towers and stacks are made of, the outermost of each, with the methods besides ``forward`` that compute with
+            its weights: sharded training gathers the weights of such a layer when one of them is called, and compiles the layer.
         config: Sizes; a ``MPLUGConfig`` or ``MPLUG2Config``.
 
     Attributes:
@@ -30,6 +33,13 @@ class Network(nn.Module, ABC):
     """
 
     MODULES: ClassVar[tuple[str, ...]]
+    LAYERS: ClassVar[dict[type[nn.Module], tuple[str, ...]]] = {
+        PreNormBlock: (),
+        PostNormBlock: (),
+        PostNormCrossBlock: ("memory",),
+        CoAttentionLayer: (),
+        ConnectedLayer: (),
+    }
     config: Any
     vision: VisionTransformer
     text: TextEncoder

@@ -58,8 +58,8 @@ class UniversalLayers(nn.Module):
         *gathering, giving = self._blocks()
         queries = self.latents.to(vision.dtype).expand(len(vision), -1, -1)
         for layer in gathering:
-            queries = layer(queries, layer.cross_attention.attention.project(vision))
-        return giving(vision, giving.cross_attention.attention.project(queries))
+            queries = layer(queries, layer.project_memory(vision))
+        return giving(vision, giving.project_memory(queries))
 
     def forward(self, vision: Tensor) -> Tensor:
         """Return the vision tokens (B, V, D) that fusion and decoder take: norm(vision + what was read)."""
