@@ -33,7 +33,9 @@ def _from_environment(name: str, default: int) -> int:
     try:
         return int(os.environ.get(name, default))
     except ValueError:
-        raise EnvironmentProblem(f"the environment variable {name} is '{os.environ[name]}'; expected a number, as torchrun sets it") from None
+        raise EnvironmentProblem(
+            f"the environment variable {name} is '{os.environ[name]}'; expected a number, as torchrun sets it"
+        ) from None
 
 
 def rank() -> int:
@@ -91,10 +93,10 @@ def joined(device: torch.device, timeout_minutes: float = 30.0) -> Iterator[None
     if launched() == 1:
         yield
         return
-    backend = "cpu:gloo"
+    backend = "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        backend += ",cuda:nccl"
+        backend = "cpu:gloo,cuda:nccl"
     with _answering():
         dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
@@ -284,7 +286,7 @@ def gather_with_gradient(tensor: Tensor, counts: Sequence[int] | None = None) ->
     """
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor, row_counts(len(tensor)) if counts is None else counts)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(tensor, row_counts(len(tensor)) if counts is None else counts)
     return gathered
 
 

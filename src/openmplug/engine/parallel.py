@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -81,7 +82,9 @@ class ParallelTask:
         declared: Mapping[type[nn.Module], tuple[str, ...]] = getattr(task.model, "LAYERS", {})
         layers = [(layer, declared[type(layer)]) for layer in _outermost(task, tuple(declared))]
         if not layers and (compiled or self.sharded):
-            raise UsageError(f"{type(task.model).__name__} declares no layers to shard or compile; set run.parallel=ddp and run.compile=false")
+            raise UsageError(
+                f"{type(task.model).__name__} declares no layers to shard or compile; set run.parallel=ddp and run.compile=false"
+            )
         if compiled:
             for layer, _ in layers:
                 layer.compile()
@@ -89,9 +92,10 @@ class ParallelTask:
         self._copies: DistributedDataParallel | None = None
         if kind == "ddp":
             # Batches of different kinds use different parts of a model. Buffers are queues, written alike by all.
-            self._copies = DistributedDataParallel(
-                self.step, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            accepted = signature(DistributedDataParallel).parameters
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
+            settings: dict[str, Any] = {"find_unused_parameters": True, "gradient_as_bucket_view": True, buffers: False}
+            self._copies = DistributedDataParallel(self.step, **settings)
         elif self.sharded:
             self._shard(layers, _mesh(kind, device, shard_size), precision)
 
@@ -105,7 +109,9 @@ class ParallelTask:
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         # The layers' weights travel in the type they are multiplied in; what is outside of them (tables, heads, temperature) stays fp32.
         # Inputs are left to autocast, which keeps the sums between layers in fp32 as it does without sharding.
-        policy = MixedPrecisionPolicy(param_dtype=DTYPES.get(precision), reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # Norms take weights of another type than their input's on a GPU only; on a CPU everything travels in fp32.
+        kind = DTYPES.get(precision) if mesh.device_type == "cuda" else None
+        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32, cast_forward_inputs=False)
         rest = MixedPrecisionPolicy(cast_forward_inputs=False)
         for layer, methods in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -135,6 +141,7 @@ class ParallelTask:
         if not self.sharded:
             yield
             return
+        root: nn.Module = self.step
         self.step.prepare()
         pieces = [module for module in self.step.modules() if isinstance(module, FSDPModule)]
         for piece in pieces:
@@ -145,7 +152,7 @@ class ParallelTask:
         finally:
             for piece in pieces:
                 piece.reshard()
-                piece.set_reshard_after_forward(piece is not self.step, recurse=False)
+                piece.set_reshard_after_forward(piece is not root, recurse=False)
 
 
 def _outermost(root: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:

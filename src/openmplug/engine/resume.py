@@ -220,7 +220,8 @@ def _load_together(folder: Path, task: Task, optimizer: torch.optim.Optimizer) -
         if part == "optimizer":
             parameter = parameters.get(name)
             fits = parameter is not None and empty.shape == parameter.shape and empty.ndim
-            places[key] = torch.zeros_like(parameter, dtype=empty.dtype) if parameter is not None and fits else torch.empty_like(empty, device="cpu")
+            like = parameter if parameter is not None and fits else torch.empty(empty.shape, device="cpu")
+            places[key] = torch.zeros_like(like, dtype=empty.dtype)
         elif part == "random" and rest.startswith(f"{process}/"):
             places[key] = torch.empty_like(empty, device="cpu")
     sharded.load(folder, places, saved)

@@ -95,10 +95,11 @@ def train(config: RunConfig, output: Path, resume: bool = False, device: str | N
     """
     with flushed_denormals(), limited_threads(config.run.threads):
         target = choose_device(device or config.run.device)
-        if target.type == "cuda" and target.index is None:
+        if target == torch.device("cuda"):
             target = distributed.local_device("cuda")
         with distributed.joined(target, config.run.timeout_minutes):
-            return _train(config, Path(output), resume, target, quiet or not distributed.is_main())
+            result = _train(config, Path(output), resume, target, quiet or not distributed.is_main())
+    return result
 
 
 def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, quiet: bool) -> dict[str, Any]:
@@ -117,7 +118,9 @@ def _train(config: RunConfig, output: Path, resume: bool, target: torch.device, 
     return {**facts, **result}
 
 
-def _prepare(config: RunConfig, output: Path, resume: bool, target: torch.device, display: Display) -> tuple[Callable[[], Trainer], dict[str, Any]]:
+def _prepare(
+    config: RunConfig, output: Path, resume: bool, target: torch.device, display: Display
+) -> tuple[Callable[[], Trainer], dict[str, Any]]:
     """Read, check and build all that needs no word between the processes; return what builds the trainer, and the run's facts."""
     split = read_training(config.data)
     _check_first_images(split, config.data.on_error)
@@ -141,12 +144,12 @@ def _prepare(config: RunConfig, output: Path, resume: bool, target: torch.device
     sampler, loader = _training_loader(config, task, examples, split.images)
     count = sum(parameter.numel() for parameter in task.model.parameters())
     learning = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
-    processes = distributed.world_size()
+    processes, precision = distributed.world_size(), choose_precision(config.run.precision, target)
     learned = "" if learning == count else f" of which {learning:,} learn"
     together = "" if processes == 1 else f", {processes} processes"
     display.say(
         f"{config.task}: {len(examples):,} examples, {sampler.batches_per_epoch:,} batches of {sampler.batch_size * processes} per epoch,"
-        f" {config.optim.epochs} epochs; {count:,} parameters{learned}, {choose_precision(config.run.precision, target)} on {target}{together}"
+        f" {config.optim.epochs} epochs; {count:,} parameters{learned}, {precision} on {target}{together}"
     )
     facts = {"task": config.task, "metric": task.metric, "output": str(output), "parameters": count, "train_examples": len(examples)}
 
@@ -309,8 +312,9 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
     precision = choose_precision(config.run.precision, device)
 
     def validate_now(task: Task, advance: Advance) -> dict[str, float]:
-        settings = {"device": device, "precision": precision, "on_error": config.data.on_error, "advance": advance}
-        return evaluate_task(task, loader, **settings, shared=shared).metrics
+        return evaluate_task(
+            task, loader, device=device, precision=precision, on_error=config.data.on_error, advance=advance, shared=shared
+        ).metrics
 
     return validate_now
 

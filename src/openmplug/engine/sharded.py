@@ -13,10 +13,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_together
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save as save_together
 
 from openmplug import distributed
 from openmplug.checkpoints.atomic import write_problem
@@ -46,8 +49,8 @@ def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         EnvironmentProblem: If one of them cannot write.
     """
     try:
-        dcp.save(dict(tensors), checkpoint_id=folder / FOLDER)
-    except dcp.CheckpointException as error:
+        save_together(dict(tensors), checkpoint_id=folder / FOLDER)
+    except CheckpointException as error:
         raise write_problem(_cause(error), folder) from error
 
 
@@ -57,12 +60,12 @@ def save_in_background(folder: Path, tensors: Mapping[str, Tensor], group: Any) 
     Returns:
         A function that waits until all processes are done, and raises ``EnvironmentProblem`` if one could not write.
     """
-    future: Any = dcp.async_save(dict(tensors), checkpoint_id=folder / FOLDER, process_group=group)
+    future: Any = async_save(dict(tensors), checkpoint_id=folder / FOLDER, process_group=group)
 
     def wait() -> None:
         try:
             future.result()
-        except dcp.CheckpointException as error:
+        except CheckpointException as error:
             raise write_problem(_cause(error), folder) from error
 
     return wait
@@ -153,7 +156,7 @@ def load(folder: Path, places: dict[str, Tensor], saved: Mapping[str, Tensor]) -
             " resume with the recipe the run was started with"
         )
     try:
-        dcp.load(places, storage_reader=_Reader(folder / FOLDER), no_dist=distributed.world_size() == 1)
-    except dcp.CheckpointException as error:
+        load_together(places, storage_reader=_Reader(folder / FOLDER), no_dist=distributed.world_size() == 1)
+    except CheckpointException as error:
         reason = " ".join(str(_cause(error)).split())
         raise ModelError(f"'{folder / FOLDER}' cannot be read ({reason}); it is damaged, use another checkpoint") from error

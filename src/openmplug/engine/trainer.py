@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,21 @@ import torch
 from torch import Tensor
 
 from openmplug import distributed
-from openmplug.batch import Batch, Failure
+from openmplug.batch import Batch
 from openmplug.device import autocast, choose_precision
 from openmplug.engine.checkpointing import Checkpoints, WriteModel
-from openmplug.engine.guards import FailureCount, LossWatch, StopSignal, is_out_of_memory, memory_problem
+from openmplug.engine.feeding import Batches, count_batch, stream
+from openmplug.engine.guards import FailureCount, LossWatch, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
 from openmplug.engine.parallel import ParallelTask, as_plain, choose_parallel
-from openmplug.engine.place import LossSums, Place
+from openmplug.engine.place import Place
 from openmplug.engine.recipe import LoopSettings
 from openmplug.engine.resume import branch_random_state, kept_random_state
-from openmplug.engine.tracking import Advance, Display, SilentTracker, Tracker, draw_curves
+from openmplug.engine.stopping import Stops
+from openmplug.engine.tracking import Advance, Display
+from openmplug.engine.training_log import TrainingLog
 from openmplug.errors import DataError, OpenmplugError, UsageError
 from openmplug.tasks.base import Progress, Task
-
-Batches = Callable[[int, int], Iterable[Batch]]
-"""``batches(epoch, start)``: the micro-batches of an epoch from number ``start`` on."""
 
 Validate = Callable[[Task, Advance], dict[str, float]]
 """``validate(task, advance)``: the metrics of the validation split."""
@@ -98,11 +96,10 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, task, self.optimizer, write_model, loop.save_in_background)
         self.place = Place()
         self.failures = FailureCount(on_error)
-        self._sums = LossSums()
+        self.stops = Stops(loop)
         self._norm: Tensor | None = None
         self._watch = LossWatch(folder, immediate=device.type == "cpu")
-        self._signal = StopSignal()
-        self._tracker: Tracker
+        self.log: TrainingLog
         branch_random_state(distributed.rank())
 
     # ------------------------------------------------------------------------------------------------------------ the run
@@ -123,25 +120,22 @@ class Trainer:
             EnvironmentProblem: If memory or disk run out.
         """
         sizes = self._restore() if resume else {}
-        main = distributed.is_main()
-        self._tracker = Tracker(self.folder, self.display, self.place.step, sizes, self.loop.log_ids) if main else SilentTracker()
-        self._begun = self._saved = time.monotonic()
-        self._earlier = self.place.seconds
-        self._window_clock, self._window_examples = self._begun, self.place.examples
+        self.log = TrainingLog(self.folder, self.loop, self.display, self.device, self.place, sizes)
+        self._begun, self._earlier = time.monotonic(), self.place.seconds
         stopped: str | None = None
         self.task.train()
         self.optimizer.zero_grad(set_to_none=True)
         try:
             done = self.place.epoch * self.per_epoch + self.place.iteration
-            with self._signal.caught(), self.display.bar("train", self.optim.epochs * self.per_epoch, done) as self._advance:
+            with self.stops.watched(), self.display.bar("train", self.optim.epochs * self.per_epoch, done) as self._advance:
                 self._validate_if_due()  # a run that was killed while validating
                 # A run that had reached its last step takes no further one when it is resumed.
-                stopped = self._stop_reason() if self.place.step else None
+                stopped = self.stops.agree(self.place.step)[0] if self.place.step else None
                 while stopped is None and self.place.epoch < self.optim.epochs:
                     stopped = self._epoch()
-            self._draw()
+            self.log.draw()
         finally:
-            self._tracker.close()
+            self.log.close()
         self.checkpoints.finish()
         return self._summary(stopped)
 
@@ -149,78 +143,37 @@ class Trainer:
         """Train the rest of the current epoch and save; return why the run must stop, if it must."""
         place = self.place
         learned = 0
-        with self._stream() as stream:
-            while (batch := self._next(stream)) is not None:
-                first = place.iteration - place.iteration % self.optim.accumulation
-                group_size = min(self.optim.accumulation, self.per_epoch - first)
-                if counts := self._count(batch):
-                    self._backward(batch, group_size, counts, last=place.iteration + 1 == first + group_size)
-                    learned += 1
-                place.iteration += 1
-                self._advance(1)
-                if place.iteration - first < group_size:
-                    continue
-                if learned:
-                    self._step()
-                    learned = 0
-                    if place.step % self.loop.log_every == 0:
-                        self._log()
-                stopped, save_is_due = self._agree()
-                if place.iteration == self.per_epoch:
-                    break
-                if stopped is not None or save_is_due:
-                    self.save()
-                if stopped is not None:
-                    return stopped
+        for batch in stream(self.batches, place.epoch, place.iteration):
+            first = place.iteration - place.iteration % self.optim.accumulation
+            group_size = min(self.optim.accumulation, self.per_epoch - first)
+            counts, failures = count_batch(batch, self.failures)
+            self.log.failures(failures)
+            if counts:
+                self.log.samples(batch)
+                self._backward(batch, group_size, counts, last=place.iteration + 1 == first + group_size)
+                learned += 1
+            place.iteration += 1
+            self._advance(1)
+            if place.iteration - first < group_size:
+                continue
+            if learned:
+                self._step()
+                learned = 0
+                if place.step % self.loop.log_every == 0:
+                    self._log()
+            stopped, save_is_due = self.stops.agree(place.step)
+            if place.iteration == self.per_epoch:
+                break
+            if stopped is not None or save_is_due:
+                self.save()
+            if stopped is not None:
+                return stopped
         place.epoch, place.iteration = place.epoch + 1, 0
         if place.epoch == self.optim.epochs:
             self._log()
         self.save()
         self._validate_if_due()
-        return None if place.epoch == self.optim.epochs and not self._validation_due() else self._stop_reason()
-
-    @contextmanager
-    def _stream(self) -> Iterator[Iterator[Batch]]:
-        """Give the micro-batches of the current epoch from the current position on, without touching the random generators."""
-        with kept_random_state():
-            iterator = iter(self.batches(self.place.epoch, self.place.iteration))
-            first = next(iterator, None)
-
-        def chained() -> Iterator[Batch]:
-            if first is not None:
-                yield first
-                yield from iterator
-
-        yield chained()
-
-    def _next(self, stream: Iterator[Batch]) -> Batch | None:
-        """Take the next micro-batch; what a loader raises on one process stops all."""
-        with distributed.agreed():
-            batch = next(stream, None)
-        return batch
-
-    def _count(self, batch: Batch) -> list[int]:
-        """Count what could be read and what could not, on all processes.
-
-        Returns:
-            How many samples each process has; nothing if one of them has none: all pass the micro-batch over then.
-        """
-        place = self.place
-        numbers = distributed.everyone([len(batch), len(batch.failures)])
-        counts, failed = ([int(count) for count in column] for column in zip(*numbers, strict=True))
-        failures: list[Failure] = []
-        if any(failed):
-            failures = [failure for some in distributed.gather_objects(batch.failures) for failure in some]
-        with distributed.alike():
-            self.failures.count(sum(counts) + sum(failed), failures)
-        for failure in failures:
-            self._tracker.failure({"epoch": place.epoch, **asdict(failure)})
-        if not all(counts):
-            return []
-        if self.loop.log_ids:
-            ids = [name for some in distributed.gather_objects([sample.id for sample in batch.samples]) for name in some]
-            self._tracker.samples({"step": place.step, "epoch": place.epoch, "iteration": place.iteration, "ids": ids})
-        return counts
+        return None if place.epoch == self.optim.epochs and not self._validation_due() else self.stops.agree(place.step)[0]
 
     # ------------------------------------------------------------------------------------------------------------- a step
 
@@ -231,7 +184,8 @@ class Trainer:
         try:
             moved = batch.to(self.device, non_blocking=True)
             self.task.begin_step(Progress(place.step, place.epoch, place.iteration / self.per_epoch))
-            with self.parallel.gathering(last):
+            # A micro-batch that is passed over cannot be the one at which gradients are exchanged.
+            with self.parallel.gathering(last or self.failures.policy != "error"):
                 with autocast(self.device, self.precision):
                     losses = self.parallel.losses(moved)
                 self._note(losses.total, batch)
@@ -245,8 +199,7 @@ class Trainer:
             also = "" if self.loop.gradient_checkpointing is True else "run.gradient_checkpointing=true or "
             raise memory_problem(batch, self.precision, self.device, setting, f"at step {place.step}", also) from error
         place.examples += sum(counts)
-        place.window_count += 1
-        self._sums.add(losses, weight)
+        self.log.add(losses, weight)
 
     def _note(self, loss: Tensor, batch: Batch) -> None:
         place = self.place
@@ -277,40 +230,15 @@ class Trainer:
     def _log(self) -> None:
         place = self.place
         self._look()
-        if not place.window_count:
-            return
-        sums, now = self._sums.read(), time.monotonic()
-        values: dict[str, Any] = {"epoch": round(place.epoch + place.iteration / self.per_epoch, 4)}
-        values |= {name: value / place.window_count for name, value in sums.items()}
-        values |= self._rates()
-        if self._norm is not None:
-            values["grad_norm"] = self._norm.item()
-        values["examples_per_second"] = round((place.examples - self._window_examples) / max(now - self._window_clock, 1e-9), 2)
-        values["seconds"] = round(self._seconds(), 2)
-        self._tracker.log("train", place.step, values)
-        self._advance(0, note=f"loss {values['loss']:.4g}  lr {values['lr']:.2g}")
-        self._sums.restart({}, self.device)
-        place.window, place.window_count = {}, 0
-        self._window_clock, self._window_examples = now, place.examples
-
-    def _rates(self) -> dict[str, float]:
-        """Return the learning rates of the last step: of the rest, and of the vision tower where there is one."""
-        rates: dict[str, float] = {}
-        for group in self.optimizer.param_groups:
-            rates.setdefault("vision_lr" if group["names"][0].startswith("vision.") else "lr", group["lr"])
-        return {
-            "lr": rates["lr"] if "lr" in rates else rates["vision_lr"],
-            **({"vision_lr": rates["vision_lr"]} if "vision_lr" in rates else {}),
-        }
+        values = self.log.line(place.epoch + place.iteration / self.per_epoch, self.optimizer, self._norm, self._seconds())
+        if values:
+            self._advance(0, note=f"loss {values['loss']:.4g}  lr {values['lr']:.2g}")
 
     def _look(self) -> None:
         """Look at losses that were not looked at when they came."""
-        with distributed.agreed():
-            self._watch.look()
-
-    def _draw(self) -> None:
-        if self.loop.curves and distributed.is_main():
-            draw_curves(self.folder)
+        if not self._watch.immediate:
+            with distributed.agreed():
+                self._watch.look()
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._begun
@@ -332,7 +260,7 @@ class Trainer:
 
                 def advance_or_stop(count: int) -> None:
                     # One of several processes would leave the others waiting: they stop after the validation.
-                    if self._signal.name and distributed.world_size() == 1:
+                    if self.stops.interrupted and distributed.world_size() == 1:
                         raise _Interrupted
                     advance(count)
 
@@ -349,12 +277,12 @@ class Trainer:
                 )
         place.metrics, place.validated = metrics, place.epoch
         score = metrics[self.task.metric]
-        self._tracker.log("validation", place.step, {"epoch": place.epoch, **metrics})
+        self.log.validation(metrics)
         if math.isfinite(score) and (place.best is None or score > place.best):
             place.best, place.best_step = score, place.step
             self.checkpoints.save_best({"step": place.step, "epoch": place.epoch, "metrics": metrics})
-        self._draw()
-        self._window_clock += time.monotonic() - began
+        self.log.draw()
+        self.log.leave_out(time.monotonic() - began)
         self.save()
 
     def save(self) -> None:
@@ -372,11 +300,11 @@ class Trainer:
         place = self.place
         place.seconds = self._seconds()
         place.seen, place.failed = self.failures.seen, self.failures.failed
-        place.window = self._sums.read()
+        place.window = self.log.sums()
         shared = {"processes": distributed.world_size(), "batch_size_per_device": self.optim.batch_size_per_device}
-        self.checkpoints.save_last({**asdict(place), "logs": self._tracker.sizes(), "scaler": self.scaler.state_dict(), **shared})
-        self._saved = time.monotonic()
-        self._window_clock += self._saved - began
+        self.checkpoints.save_last({**asdict(place), "logs": self.log.sizes(), "scaler": self.scaler.state_dict(), **shared})
+        self.stops.saved()
+        self.log.leave_out(time.monotonic() - began)
 
     def _restore(self) -> dict[str, int]:
         """Go back to ``checkpoint-last``; return to which length the logs are cut. Nothing saved yet: the run begins anew."""
@@ -391,7 +319,6 @@ class Trainer:
             self.scaler.load_state_dict(scaler)
         self.place = Place(**state)
         self.failures.seen, self.failures.failed = self.place.seen, self.place.failed
-        self._sums.restart(self.place.window, self.device)
         self.display.say(f"resuming at step {self.place.step}, epoch {self.place.epoch}, batch {self.place.iteration}")
         return sizes
 
@@ -425,19 +352,3 @@ class Trainer:
             "failures": self.failures.failed,
             "stopped": stopped,
         }
-
-    def _stop_reason(self) -> str | None:
-        return self._agree()[0]
-
-    def _agree(self) -> tuple[str | None, bool]:
-        """Return why all processes stop now, if they do, and whether a save is due; clocks and signals differ between them."""
-        loop, step, now = self.loop, self.place.step, time.monotonic()
-        late = loop.max_minutes is not None and now - self._begun > 60 * loop.max_minutes
-        unsaved = loop.save_every_minutes is not None and now - self._saved > 60 * loop.save_every_minutes
-        number, late, unsaved = (max(column) for column in zip(*distributed.everyone([self._signal.number, late, unsaved]), strict=True))
-        save_is_due = bool(unsaved) or (loop.save_every_steps is not None and step % loop.save_every_steps == 0)
-        if number:
-            return f"{signal.Signals(int(number)).name} received", save_is_due
-        if loop.max_steps is not None and step >= loop.max_steps:
-            return f"run.max_steps={loop.max_steps} reached", save_is_due
-        return f"run.max_minutes={loop.max_minutes:g} reached" if late else None, save_is_due

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from openmplug import distributed
 from openmplug.batch import Batch, Sample
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
@@ -62,13 +63,16 @@ class Keys:
     """What a batch's pictures and texts are contrasted with; the batch's own come first.
 
     Shapes: vision (K, E), text (N, E), and the numbers of their pictures (K,) and (N,); ``twin_vision`` (I, V, D), what the twin sees in
-    the batch's pictures, None without a twin.
+    the batch's pictures, None without a twin. Of several processes the batch is that of all; ``own_vision`` and ``own_text`` are
+    this one's places in it.
     """
 
     vision: Tensor
     text: Tensor
     vision_index: Tensor
     text_index: Tensor
+    own_vision: slice
+    own_text: slice
     twin_vision: Tensor | None = None
 
 
@@ -157,7 +161,7 @@ class AlignmentTask(Task):
         vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
         vision_f = self.model.vision_features(vision, frames_of(batch.images))
         text_f = self.model.contrastive.text_features(text)
-        keys = Keys(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
+        keys = _everyones(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
         # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
         with torch.autocast(vision.device.type, enabled=False):
             temperature = self.model.contrastive.temperature
@@ -165,34 +169,38 @@ class AlignmentTask(Task):
             targets_i2t, targets_t2i = positive_targets(pictures, keys.text_index), positive_targets(index, keys.vision_index)
             if self._alpha > 0:
                 with torch.no_grad():
-                    vision_m, text_m = keys.vision[: len(pictures)], keys.text[: len(index)]
+                    vision_m, text_m = keys.vision[keys.own_vision], keys.text[keys.own_text]
                     targets_i2t = soft_targets(vision_m @ keys.text.T / temperature, targets_i2t, self._alpha)
                     targets_t2i = soft_targets(text_m @ keys.vision.T / temperature, targets_t2i, self._alpha)
             loss = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
         rows = torch.arange(len(index), device=index.device)
-        own_i2t, own_t2i = i2t[:, : len(index)].detach(), t2i[:, : len(pictures)].detach()
+        own_i2t, own_t2i = i2t[:, keys.own_text].detach(), t2i[:, keys.own_vision].detach()
         return Aligned(vision, text, mask, rows, pictures, index, own_i2t, own_t2i, loss, keys.twin_vision)
 
     @torch.no_grad()
     def _twin_and_queue(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
         """Encode the batch with the twin and join what the queue holds; remember what is to be written to it."""
         assert self.twin is not None and self.queue is not None and batch.images is not None and batch.text is not None
-        if len(index) > self.settings.queue_size:
+        if len(index) * distributed.world_size() > self.settings.queue_size:
             raise UsageError(
-                f"a batch of {len(index)} does not fit into settings.queue_size={self.settings.queue_size};"
+                f"a batch of {len(index) * distributed.world_size()} does not fit into settings.queue_size={self.settings.queue_size};"
                 " enlarge it or take a smaller batch"
             )
         twin, counts = self.twin.model, batch.samples_per_image
         tokens = twin.encode_images(batch.images)
         vision = twin.vision_features(tokens, frames_of(batch.images))
         text = twin.contrastive.text_features(twin.encode_text(batch.text.ids, batch.text.mask))
-        self._pending = (vision if counts is None else vision.repeat_interleave(counts, dim=0), text, index)
-        return Keys(
-            torch.cat([vision, self.queue.vision]),
-            torch.cat([text, self.queue.text]),
-            torch.cat([pictures, self.queue.index]),
-            torch.cat([index, self.queue.index]),
-            tokens,
+        keys = _everyones(vision, text, pictures, index)
+        # What is written to the queue is the batch of all processes, so that all of them hold the same one.
+        repeated = keys.vision if counts is None else distributed.gather(vision.repeat_interleave(counts, dim=0))
+        self._pending = (repeated, keys.text, keys.text_index)
+        return replace(
+            keys,
+            vision=torch.cat([keys.vision, self.queue.vision]),
+            text=torch.cat([keys.text, self.queue.text]),
+            vision_index=torch.cat([keys.vision_index, self.queue.index]),
+            text_index=torch.cat([keys.text_index, self.queue.index]),
+            twin_vision=tokens,
         )
 
     @staticmethod
@@ -222,6 +230,19 @@ class AlignmentTask(Task):
         fused = fuse_together(self.model, vision, texts)
         wrong_picture = self.model.fuse(vision[negatives.images], text, mask)
         return torch.cat([self.model.matching(pair.text) for pair in (fused["own"], wrong_picture, fused["wrong"])])
+
+
+def _everyones(vision: Tensor, text: Tensor, pictures: Tensor, index: Tensor) -> Keys:
+    """Gather the features (I, E) and (R, E) of a batch, and the numbers of their pictures, from all processes, with gradient."""
+    images, texts = distributed.row_counts(len(vision)), distributed.row_counts(len(text))
+    return Keys(
+        distributed.gather_with_gradient(vision, images),
+        distributed.gather_with_gradient(text, texts),
+        distributed.gather(pictures, images),
+        distributed.gather(index, texts),
+        distributed.own_rows(images),
+        distributed.own_rows(texts),
+    )
 
 
 def fuse_together(model: Network, vision: Tensor, texts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Fused]:

@@ -14,6 +14,7 @@ from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
 from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.distributed import fair_count
 from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores, cider, ptb_tokenise
 from openmplug.metrics.official import official_scores, require
@@ -167,7 +168,7 @@ class CaptioningTask(Task):
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
         memory = memory_of_rows(self._memory(batch.images), batch.targets_per_item)
         losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
-        total = losses.sum() / (labels[:, 1:] != IGNORE).sum()
+        total = losses.sum() / fair_count((labels[:, 1:] != IGNORE).sum())
         return Losses(total, {"loss": total.detach()})
 
     def predict(self, batch: Batch) -> list[Prediction]:

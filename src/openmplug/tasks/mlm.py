@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from openmplug.batch import Batch, Item, Losses, Prediction, Tokens
 from openmplug.config import Settings
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.distributed import fair_count
 from openmplug.errors import DataError
 from openmplug.objectives.language import IGNORE, Masked, mask_words
 from openmplug.tasks.base import Collator, Task
@@ -83,7 +84,7 @@ class MaskedWordsTask(Task):
         masked = self._hide(batch)
         wanted = masked.labels != IGNORE
         total = F.cross_entropy(self.logits(masked.ids, batch.text.mask, wanted), masked.labels[wanted], reduction="sum")
-        total = total / wanted.sum().clamp(min=1)
+        total = total / fair_count(wanted.sum()).clamp(min=1)
         return Losses(total, {"loss": total.detach()})
 
     def predict(self, batch: Batch) -> list[Prediction]:

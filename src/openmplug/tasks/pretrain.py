@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample, Tokens
 from openmplug.data.text import clean_caption
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.distributed import fair_count
 from openmplug.errors import DataError, UsageError
 from openmplug.models.fusion import Fused
 from openmplug.objectives.itm import matching_loss
@@ -245,7 +246,7 @@ class PretrainTask(AlignmentTask):
     def _language_loss(self, name: str, reading: Reading, logits: Tensor, taught: Tensor | None = None) -> Tensor:
         losses = distilled_losses(logits, reading.answers, taught, self._alpha)
         by_token = self.settings.per_token or name == "mlm"
-        return losses.sum() / (max(len(losses), 1) if by_token else len(reading.ids))
+        return losses.sum() / (fair_count(losses.new_tensor(max(len(losses), 1))) if by_token else len(reading.ids))
 
     def _words_alone(self, text: Tokens) -> Losses:
         losses = {name: self._language_loss(name, reading, logits) for name, (reading, logits) in self._spoken_alone(text).items()}

@@ -12,6 +12,7 @@ from openmplug.batch import Batch, Item, Losses, Prediction
 from openmplug.config import Settings
 from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
+from openmplug.distributed import fair_count
 from openmplug.errors import DataError
 from openmplug.metrics.rouge import rouge_scores
 from openmplug.models.decoder import DecoderMemory
@@ -103,7 +104,7 @@ class SummarizationTask(Task):
         assert batch.targets is not None
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=1)
         memory = memory_of_rows(self._memory(batch), batch.targets_per_item)
-        total = target_log_probs(self.model.decoder, memory, batch.targets, labels).sum() / (labels[:, 1:] != IGNORE).sum()
+        total = target_log_probs(self.model.decoder, memory, batch.targets, labels).sum() / fair_count((labels[:, 1:] != IGNORE).sum())
         return Losses(total, {"loss": total.detach()})
 
     def predict(self, batch: Batch) -> list[Prediction]:
