@@ -43,6 +43,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "contrast": {"queue_size": 0, "alpha": 0.0, "matching_weight": 0.0, "k_test": 0},
     "queue": {"queue_size": 12, "alpha": 0.4, "matching_weight": 0.0, "k_test": 0, "temperature_range": (0.001, 0.5)},
 }
+for kind in ("contrast", "queue"):
+    TASKS[f"{kind}-ahead"] = {**TASKS[kind], "contrast_accumulated": True}
 
 
 def build(folder: Path, case: Mapping[str, str]) -> Trainer:
@@ -50,15 +52,16 @@ def build(folder: Path, case: Mapping[str, str]) -> Trainer:
     settings = dict(case)
     name, slow = settings.pop("task"), float(settings.pop("slow", 0))
     model = SIZES2 if settings.pop("family", "mplug") == "mplug2" else SIZES
-    retrieval = name in ("contrast", "queue")
+    retrieval = name.startswith(("contrast", "queue"))
+    size = int(settings.pop("batch", BATCH))
     torch.manual_seed(0)
     task = build_task("retrieval" if retrieval else name, model, tokenizer(), TASKS[name], training=True)
     records = questions() if name == "vqa" else captions()
     examples = [replace(one, id=f"{one.id}/{again}") for again in range(EXAMPLES // 8) for one in task.examples(records)]
     processes = distributed.world_size()
-    sampler = EpochSampler(EXAMPLES, BATCH // processes, seed=3, rank=distributed.rank(), world_size=processes)
+    sampler = EpochSampler(EXAMPLES, size // processes, seed=3, rank=distributed.rank(), world_size=processes)
     loop = {"device": "cpu", "log_every": 1, "curves": False, "log_ids": True, "threads": 1, "validate_every": EPOCHS}
-    optim = {"lr": 2e-3, "epochs": EPOCHS, "batch_size_per_device": BATCH // processes, "warmup_steps": 3, "eps": 1e-4}
+    optim = {"lr": 2e-3, "epochs": EPOCHS, "batch_size_per_device": size // processes, "warmup_steps": 3, "eps": 1e-4}
     for key, value in settings.items():
         is_json = value[0].isdigit() or value in ("true", "false")
         (optim if key in OptimSettings.model_fields else loop)[key] = json.loads(value) if is_json else value

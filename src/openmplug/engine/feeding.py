@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from openmplug import distributed
 from openmplug.batch import Batch, Failure
@@ -25,6 +26,14 @@ def stream(batches: Batches, epoch: int, start: int) -> Iterator[Batch]:
         yield batch
         with distributed.agreed():
             batch = next(iterator, None)
+
+
+def grouped(batches: Iterator[Batch], size: Callable[[], int], look: Callable[[list[Batch]], None]) -> Iterator[Batch]:
+    """Hand micro-batches on, showing those of each optimizer step to ``look`` first; ``size()`` says how many the next step has."""
+    while group := list(islice(batches, size())):
+        sizes = [distributed.everyone([len(batch)]) for batch in group]
+        look([batch for batch, of_all in zip(group, sizes, strict=True) if all(count for (count,) in of_all)])
+        yield from group
 
 
 def count_batch(batch: Batch, count: FailureCount) -> tuple[list[int], list[Failure]]:

@@ -8,7 +8,7 @@ they are: it is moved piece by piece, without a word between the processes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from openmplug import distributed
 from openmplug.batch import Batch, Losses
 from openmplug.device import DTYPES
 from openmplug.errors import UsageError
-from openmplug.tasks.base import Task
+from openmplug.tasks.base import Progress, Task
 
 Kind = Literal["none", "ddp", "fsdp", "hybrid"]
 
@@ -54,6 +54,10 @@ class TrainingStep(nn.Module):
         """Compute the loss and its parts."""
         losses = self.task(batch)
         return losses.total, dict(losses.parts)
+
+    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+        """Let the task see all micro-batches of a step."""
+        self.task.look_ahead(batches, progress)
 
     def prepare(self) -> None:
         """Do nothing: sharding registers this as an entry, and what is prepared at the first entry is prepared then."""
@@ -118,7 +122,8 @@ class ParallelTask:
             for method in methods:
                 register_fsdp_forward_method(layer, method)
         fully_shard(self.step, mesh=mesh, mp_policy=rest)
-        register_fsdp_forward_method(self.step, "prepare")
+        for entry in ("prepare", "look_ahead"):
+            register_fsdp_forward_method(self.step, entry)
 
     def losses(self, batch: Batch) -> Losses:
         """Compute the training losses of this process's part of a micro-batch."""

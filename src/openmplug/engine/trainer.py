@@ -16,7 +16,7 @@ from openmplug import distributed
 from openmplug.batch import Batch
 from openmplug.device import autocast, choose_precision
 from openmplug.engine.checkpointing import Checkpoints, WriteModel
-from openmplug.engine.feeding import Batches, count_batch, stream
+from openmplug.engine.feeding import Batches, count_batch, grouped, stream
 from openmplug.engine.guards import FailureCount, LossWatch, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
 from openmplug.engine.parallel import ParallelTask, as_plain, choose_parallel
@@ -143,9 +143,11 @@ class Trainer:
         """Train the rest of the current epoch and save; return why the run must stop, if it must."""
         place = self.place
         learned = 0
-        for batch in stream(self.batches, place.epoch, place.iteration):
-            first = place.iteration - place.iteration % self.optim.accumulation
-            group_size = min(self.optim.accumulation, self.per_epoch - first)
+        batches = stream(self.batches, place.epoch, place.iteration)
+        if self.task.looks_ahead:
+            batches = grouped(batches, lambda: self._group()[1], self._look_ahead)
+        for batch in batches:
+            first, group_size = self._group()
             counts, failures = count_batch(batch, self.failures)
             self.log.failures(failures)
             if counts:
@@ -175,7 +177,20 @@ class Trainer:
         self._validate_if_due()
         return None if place.epoch == self.optim.epochs and not self._validation_due() else self.stops.agree(place.step)[0]
 
+    def _group(self) -> tuple[int, int]:
+        """Return the first micro-batch of the current step, and how many it has."""
+        first = self.place.iteration - self.place.iteration % self.optim.accumulation
+        return first, min(self.optim.accumulation, self.per_epoch - first)
+
     # ------------------------------------------------------------------------------------------------------------- a step
+
+    def _progress(self) -> Progress:
+        return Progress(self.place.step, self.place.epoch, self.place.iteration / self.per_epoch)
+
+    def _look_ahead(self, batches: list[Batch]) -> None:
+        moved = (batch.to(self.device, non_blocking=True) for batch in batches)
+        with autocast(self.device, self.precision):
+            self.parallel.step.look_ahead(moved, self._progress())
 
     def _backward(self, batch: Batch, group_size: int, counts: list[int], last: bool) -> None:
         place = self.place
@@ -183,7 +198,7 @@ class Trainer:
         weight = 1.0 if len(set(counts)) == 1 else len(batch) * len(counts) / sum(counts)
         try:
             moved = batch.to(self.device, non_blocking=True)
-            self.task.begin_step(Progress(place.step, place.epoch, place.iteration / self.per_epoch))
+            self.task.begin_step(self._progress())
             # A micro-batch that is passed over cannot be the one at which gradients are exchanged.
             with self.parallel.gathering(last or self.failures.policy != "error"):
                 with autocast(self.device, self.precision):

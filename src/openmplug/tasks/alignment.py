@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from openmplug.errors import UsageError
 from openmplug.models.fusion import Fused
 from openmplug.models.momentum import FeatureQueue, MomentumTwin
 from openmplug.models.network import Network
-from openmplug.objectives.itc import positive_targets, soft_cross_entropy, soft_targets
+from openmplug.objectives.cached import drawn_again, draws, replayed
 from openmplug.objectives.itm import Negatives, matching_loss, negative_weights, sample_negatives
 from openmplug.tasks.base import Progress, Task
+from openmplug.tasks.contrast import Ahead, Keys, contrast, everyones_keys, joined, shifted
 
 
 class AlignmentSettings(Settings):
@@ -36,6 +37,9 @@ class AlignmentSettings(Settings):
         captions_per_example: Captions of one picture that are learned together. The original takes 1. With more, a picture is read,
             augmented and encoded once for all of them; one of them, drawn at random, is fused. The batch counts pictures.
         temperature_range: Keep the learned temperature inside; None leaves it free, as the original's fine-tuning does.
+        contrast_accumulated: With ``optim.accumulation``, contrast the pictures and texts of all micro-batches of a step with each other,
+            as one large batch would, instead of each micro-batch with itself and the queue; the twin then moves once per step.
+            Everything is encoded twice for that. Hard negatives still come from the micro-batch.
     """
 
     queue_size: int = Field(default=65536, ge=0)
@@ -43,6 +47,7 @@ class AlignmentSettings(Settings):
     alpha: float = Field(default=0.4, ge=0, le=1)
     captions_per_example: int = Field(default=1, ge=1)
     temperature_range: tuple[float, float] | None = None
+    contrast_accumulated: bool = False
 
     @model_validator(mode="after")
     def _twin_and_range(self) -> AlignmentSettings:
@@ -56,24 +61,6 @@ class AlignmentSettings(Settings):
 def frames_of(images: Tensor) -> int:
     """Return how many frames clips (B, F, 3, H, W) have; pictures (B, 3, H, W) are one each."""
     return images.shape[1] if images.ndim == 5 else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """What a batch's pictures and texts are contrasted with; the batch's own come first.
-
-    Shapes: vision (K, E), text (N, E), and the numbers of their pictures (K,) and (N,); ``twin_vision`` (I, V, D), what the twin sees in
-    the batch's pictures, None without a twin. Of several processes the batch is that of all; ``own_vision`` and ``own_text`` are
-    this one's places in it.
-    """
-
-    vision: Tensor
-    text: Tensor
-    vision_index: Tensor
-    text_index: Tensor
-    own_vision: slice
-    own_text: slice
-    twin_vision: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +99,7 @@ class AlignmentTask(Task):
         self.queue: FeatureQueue | None = None
         self._alpha = settings.alpha
         self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+        self._ahead: list[Ahead] = []
         if training and settings.queue_size > 0:
             self.twin = MomentumTwin(model, paired=self.twin_modules(settings), momentum=settings.momentum)
             self.queue = FeatureQueue(settings.queue_size, model.config.embed_dim)
@@ -134,6 +122,10 @@ class AlignmentTask(Task):
 
     def begin_step(self, progress: Progress) -> None:
         """Ramp alpha, move the twin, keep the temperature in its range."""
+        if not self.looks_ahead:
+            self._move(progress)
+
+    def _move(self, progress: Progress) -> None:
         self._alpha = self.settings.alpha * (progress.fraction if progress.epoch == 0 else 1.0)
         if self.settings.temperature_range is not None:
             with torch.no_grad():
@@ -158,50 +150,125 @@ class AlignmentTask(Task):
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
         mask, index, counts = batch.text.mask, batch.image_index, batch.samples_per_image
         pictures = index if counts is None else index[counts.cumsum(dim=0) - counts]
-        vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, mask)
-        vision_f = self.model.vision_features(vision, frames_of(batch.images))
-        text_f = self.model.contrastive.text_features(text)
-        keys = _everyones(vision_f, text_f, pictures, index) if self.queue is None else self._twin_and_queue(batch, pictures, index)
-        # Similarities are divided by about 0.07: bf16 would leave two digits, so this part is always fp32.
-        with torch.autocast(vision.device.type, enabled=False):
-            temperature = self.model.contrastive.temperature
-            i2t, t2i = vision_f @ keys.text.T / temperature, text_f @ keys.vision.T / temperature
-            targets_i2t, targets_t2i = positive_targets(pictures, keys.text_index), positive_targets(index, keys.vision_index)
-            if self._alpha > 0:
-                with torch.no_grad():
-                    vision_m, text_m = keys.vision[keys.own_vision], keys.text[keys.own_text]
-                    targets_i2t = soft_targets(vision_m @ keys.text.T / temperature, targets_i2t, self._alpha)
-                    targets_t2i = soft_targets(text_m @ keys.vision.T / temperature, targets_t2i, self._alpha)
-            loss = (soft_cross_entropy(i2t, targets_i2t) + soft_cross_entropy(t2i, targets_t2i)) / 2
+        if self._ahead:
+            return self._align_as_before(batch, self._ahead.pop(0), pictures, index)
+        vision, text, vision_f, text_f = self._encode(batch, ids)
+        own = self._keys(batch, vision_f, text_f, pictures, index)
+        keys = own if self.queue is None else self._with_queue(own)
+        loss, i2t, t2i = contrast(vision_f, text_f, pictures, index, keys, self.model.contrastive.temperature, self._alpha)
         rows = torch.arange(len(index), device=index.device)
         own_i2t, own_t2i = i2t[:, keys.own_text].detach(), t2i[:, keys.own_vision].detach()
         return Aligned(vision, text, mask, rows, pictures, index, own_i2t, own_t2i, loss, keys.twin_vision)
 
+    def _encode(self, batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return tokens (I, V, D) and (R, T, D), features (I, E) and (R, E)."""
+        assert batch.images is not None and batch.text is not None
+        vision, text = self.model.encode_images(batch.images), self.model.encode_text(ids, batch.text.mask)
+        return vision, text, self.model.vision_features(vision, frames_of(batch.images)), self.model.contrastive.text_features(text)
+
+    def _keys(self, batch: Batch, vision_f: Tensor, text_f: Tensor, pictures: Tensor, index: Tensor) -> Keys:
+        """Return what the features of all processes' batches are, or where there is a twin, what its are."""
+        return everyones_keys(vision_f, text_f, pictures, index) if self.queue is None else self._twins(batch, pictures, index)
+
     @torch.no_grad()
-    def _twin_and_queue(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
-        """Encode the batch with the twin and join what the queue holds; remember what is to be written to it."""
+    def _twins(self, batch: Batch, pictures: Tensor, index: Tensor) -> Keys:
+        """Encode the batch with the twin; remember what is to be written to the queue."""
         assert self.twin is not None and self.queue is not None and batch.images is not None and batch.text is not None
-        if len(index) * distributed.world_size() > self.settings.queue_size:
-            raise UsageError(
-                f"a batch of {len(index) * distributed.world_size()} does not fit into settings.queue_size={self.settings.queue_size};"
-                " enlarge it or take a smaller batch"
-            )
         twin, counts = self.twin.model, batch.samples_per_image
         tokens = twin.encode_images(batch.images)
         vision = twin.vision_features(tokens, frames_of(batch.images))
         text = twin.contrastive.text_features(twin.encode_text(batch.text.ids, batch.text.mask))
-        keys = _everyones(vision, text, pictures, index)
+        keys = everyones_keys(vision, text, pictures, index)
         # What is written to the queue is the batch of all processes, so that all of them hold the same one.
         repeated = keys.vision if counts is None else distributed.gather(vision.repeat_interleave(counts, dim=0))
         self._pending = (repeated, keys.text, keys.text_index)
+        return replace(keys, twin_vision=tokens)
+
+    def _with_queue(self, keys: Keys) -> Keys:
+        """Join what the queue holds."""
+        assert self.queue is not None
+        if len(keys.text_index) > self.settings.queue_size:
+            raise UsageError(
+                f"a batch of {len(keys.text_index)} does not fit into settings.queue_size={self.settings.queue_size};"
+                " enlarge it or take a smaller batch"
+            )
         return replace(
             keys,
             vision=torch.cat([keys.vision, self.queue.vision]),
             text=torch.cat([keys.text, self.queue.text]),
             vision_index=torch.cat([keys.vision_index, self.queue.index]),
             text_index=torch.cat([keys.text_index, self.queue.index]),
-            twin_vision=tokens,
         )
+
+    # --------------------------------------------------------------------------------- all micro-batches of a step at once
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether all micro-batches of a step are contrasted with each other."""
+        return bool(self.settings.contrast_accumulated)
+
+    def read_ids(self, batch: Batch) -> Tensor:
+        """Return what the student reads in a training forward in the place of the texts (R, T)."""
+        assert batch.text is not None
+        return batch.text.ids
+
+    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+        """Contrast all micro-batches of a step and keep the gradient of each feature for their own forwards; see ``objectives.cached``."""
+        self._move(progress)
+        self._ahead, noted = [], []
+        for batch in batches:
+            if batch.images is None:
+                continue
+            assert batch.image_index is not None
+            index, counts = batch.image_index, batch.samples_per_image
+            pictures = index if counts is None else index[counts.cumsum(dim=0) - counts]
+            with torch.no_grad():
+                ids, state = self.read_ids(batch), draws(index.device)
+                _, _, *features = self._encode(batch, ids)
+            vision_f, text_f = (one.detach().requires_grad_() for one in features)
+            keys = self._keys(batch, vision_f, text_f, pictures, index)
+            noted.append((ids, state, vision_f, text_f, pictures, index, replace(keys, twin_vision=None)))
+        self._pending = None
+        if not noted:
+            return
+        every = [one[-1] for one in noted]
+        together = joined(every) if self.queue is None else self._with_queue(joined(every))
+        temperature = self.model.contrastive.temperature.detach().clone().requires_grad_()
+        losses, images, texts = [], 0, 0
+        for _, _, vision_f, text_f, pictures, index, keys in noted:
+            here = replace(together, own_vision=shifted(keys.own_vision, images), own_text=shifted(keys.own_text, texts))
+            losses.append(contrast(vision_f, text_f, pictures, index, here, temperature, self._alpha)[0] * len(index))
+            images, texts = images + len(keys.vision_index), texts + len(keys.text_index)
+        loss = torch.stack(losses).sum() / sum(len(index) for *_, index, _ in noted)
+        leaves = [leaf for _, _, vision_f, text_f, *_ in noted for leaf in (vision_f, text_f)]
+        *gradients, of_temperature = torch.autograd.grad(loss, [*leaves, temperature])
+        for number, (ids, state, *_, keys) in enumerate(noted):
+            of_vision, of_text = gradients[2 * number : 2 * number + 2]
+            kept = replace(keys, vision=keys.vision.detach(), text=keys.text.detach())
+            # The trainer divides each micro-batch's loss by their number.
+            scaled = (len(noted) * of_vision, len(noted) * of_text, of_temperature)
+            self._ahead.append(Ahead(ids, state, kept, loss.detach(), *scaled))
+
+    def _align_as_before(self, batch: Batch, ahead: Ahead, pictures: Tensor, index: Tensor) -> Aligned:
+        """Encode a micro-batch again, now with gradients, and hand its features the gradients of the step's loss."""
+        assert batch.text is not None and batch.images is not None
+        with drawn_again(ahead.draws, index.device):
+            vision, text, vision_f, text_f = self._encode(batch, ahead.ids)
+        keys, twin_vision, temperature = ahead.keys, None, self.model.contrastive.temperature
+        if self.queue is not None:
+            counts, own = batch.samples_per_image, keys.vision[keys.own_vision]
+            repeated = keys.vision if counts is None else distributed.gather(own.repeat_interleave(counts, dim=0))
+            self._pending = (repeated, keys.text, keys.text_index)
+            assert self.twin is not None
+            if "fusion" in self.twin.model.modules_built:  # it teaches what follows
+                with torch.no_grad():
+                    twin_vision = self.twin.model.encode_images(batch.images)
+        loss = replayed(ahead.loss, [(vision_f, ahead.vision), (text_f, ahead.text), (temperature, ahead.temperature)])
+        with torch.no_grad(), torch.autocast(index.device.type, enabled=False):
+            i2t = vision_f @ keys.text[keys.own_text].T / temperature
+            t2i = text_f @ keys.vision[keys.own_vision].T / temperature
+        rows = torch.arange(len(index), device=index.device)
+        return Aligned(vision, text, batch.text.mask, rows, pictures, index, i2t, t2i, loss, twin_vision)
 
     @staticmethod
     def some_texts(aligned: Aligned, counts: Tensor | None, each: int = 1) -> Aligned:
@@ -230,19 +297,6 @@ class AlignmentTask(Task):
         fused = fuse_together(self.model, vision, texts)
         wrong_picture = self.model.fuse(vision[negatives.images], text, mask)
         return torch.cat([self.model.matching(pair.text) for pair in (fused["own"], wrong_picture, fused["wrong"])])
-
-
-def _everyones(vision: Tensor, text: Tensor, pictures: Tensor, index: Tensor) -> Keys:
-    """Gather the features (I, E) and (R, E) of a batch, and the numbers of their pictures, from all processes, with gradient."""
-    images, texts = distributed.row_counts(len(vision)), distributed.row_counts(len(text))
-    return Keys(
-        distributed.gather_with_gradient(vision, images),
-        distributed.gather_with_gradient(text, texts),
-        distributed.gather(pictures, images),
-        distributed.gather(index, texts),
-        distributed.own_rows(images),
-        distributed.own_rows(texts),
-    )
 
 
 def fuse_together(model: Network, vision: Tensor, texts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Fused]:

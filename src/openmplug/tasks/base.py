@@ -92,6 +92,14 @@ class Task(nn.Module, ABC):
     def collator(self, training: bool) -> Collator:
         """Return a small picklable object that turns items into a batch; it runs in the loader's workers."""
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether ``look_ahead`` is to be called before the micro-batches of an optimizer step."""
+        return False
+
+    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+        """See all micro-batches of an optimizer step before the first of them is learned from."""
+
     def begin_step(self, progress: Progress) -> None:
         """Run before each micro-batch: momentum updates and ramps belong here, never in ``forward``."""
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from openmplug.batch import Batch, Item, Losses, Prediction, Sample, Tokens
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.data.text import clean_caption
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
@@ -109,15 +109,17 @@ class RetrievalTask(AlignmentTask):
     def forward(self, batch: Batch) -> Losses:
         """Compute contrastive plus matching loss; a loss of weight 0 is not computed."""
         assert batch.text is not None
-        aligned = self.align(batch, self._mask_words(batch.text))
+        aligned = self.align(batch, self.read_ids(batch))
         if self.settings.matching_weight == 0:
             return Losses(aligned.loss, {"itc": aligned.loss.detach()})
         matching = self.match(self.some_texts(aligned, batch.samples_per_image))
         total = aligned.loss + self.settings.matching_weight * matching
         return Losses(total, {"itc": aligned.loss.detach(), "itm": matching.detach()})
 
-    def _mask_words(self, text: Tokens) -> Tensor:
+    def read_ids(self, batch: Batch) -> Tensor:
         """Draw the tokens that are hidden in this forward; the special ones never are. The twin reads whole captions."""
+        assert batch.text is not None
+        text = batch.text
         if not self.training or self.settings.masked_words == 0:
             return text.ids
         hidden = (torch.rand(text.ids.shape, device=text.ids.device) < self.settings.masked_words) & text.mask
