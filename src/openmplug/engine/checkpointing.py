@@ -21,6 +21,7 @@ from openmplug.checkpoints.atomic import atomic_folder, recover_folder
 from openmplug.engine import sharded
 from openmplug.engine.parallel import whole_state
 from openmplug.engine.resume import STATE, load_training_state, save_training_state, training_tensors
+from openmplug.errors import UsageError
 from openmplug.tasks.base import Task
 
 LAST = "checkpoint-last"
@@ -161,6 +162,28 @@ class Checkpoints:
         with distributed.alike() if sharded.holds_state(self.folder / LAST) else distributed.agreed():
             state = load_training_state(self.folder / LAST, self.task, self.optimizer)
         return state
+
+
+def check_shared(processes: int, size: int, now: int) -> None:
+    """Refuse to go on with other batches: processes times their batch must be what it was.
+
+    Args:
+        processes: That saved the run.
+        size: Of the batches each of them had.
+        now: Size of this process's batches.
+
+    Raises:
+        UsageError: If together they are not the same.
+    """
+    world_size = distributed.world_size()
+    if processes * size == world_size * now:
+        return
+    fitting, rest = divmod(processes * size, world_size)
+    advice = "choose a number of processes that divides it" if rest else f"set optim.batch_size_per_device={fitting}"
+    raise UsageError(
+        f"the run was saved by {processes} processes with batches of {size}, together {processes * size};"
+        f" {world_size} with batches of {now} would see other ones: {advice}"
+    )
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class _Noted:
 
 
 class LossWatch:
-    """Looks for losses that are not finite without making a GPU wait at every step.
+    """Looks for losses that are not finite without making a GPU wait at every step. Of several processes, one stops all.
 
     Args:
         folder: Where ``nonfinite.json`` is written.
@@ -126,8 +126,9 @@ class LossWatch:
         self._noted.append(_Noted(loss.detach(), [sample.id for sample in batch.samples], step, epoch, iteration))
         if self.immediate:
             value = loss.item()
-            if not math.isfinite(value):
-                self._stop("loss", value, self._noted[-1:], step)
+            with distributed.agreed():
+                if not math.isfinite(value):
+                    self._stop("loss", value, self._noted[-1:], step)
 
     def step_done(self) -> None:
         """Forget what is known to be good."""
@@ -143,19 +144,21 @@ class LossWatch:
         if not self._noted or self.immediate:
             return
         values = torch.stack([noted.loss.float() for noted in self._noted]).tolist()
-        for noted, value in zip(self._noted, values, strict=True):
-            if not math.isfinite(value):
-                self._stop("loss", value, [noted], noted.step)
+        with distributed.agreed():
+            for noted, value in zip(self._noted, values, strict=True):
+                if not math.isfinite(value):
+                    self._stop("loss", value, [noted], noted.step)
         self._noted.clear()
 
     def require_finite(self, what: str, value: float, step: int) -> None:
-        """Stop if a number is not finite.
+        """Stop if a number that all processes have alike is not finite.
 
         Raises:
             ModelError: If it is not; the micro-batches not yet known to be good are written down.
         """
-        if not math.isfinite(value):
-            self._stop(what, value, self._noted, step)
+        with distributed.alike():
+            if not math.isfinite(value):
+                self._stop(what, value, self._noted, step)
 
     def _stop(self, what: str, value: float, noted: list[_Noted], step: int) -> None:
         places = [{"step": item.step, "epoch": item.epoch, "iteration": item.iteration, "ids": item.ids} for item in noted]

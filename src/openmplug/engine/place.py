@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -34,3 +35,17 @@ class Place:
     window_count: int = 0
     seen: int = 0
     failed: int = 0
+
+    def summary(self, failures: int, stopped: str | None) -> dict[str, Any]:
+        """Return what a run tells at its end; ``stopped`` is why it ended early."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "examples": self.examples,
+            "seconds": round(self.seconds, 2),
+            "best": self.best,
+            "best_step": self.best_step if self.best is not None else None,
+            "metrics": self.metrics,
+            "failures": failures,
+            "stopped": stopped,
+        }

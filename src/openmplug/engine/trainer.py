@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,20 @@ from torch import Tensor
 from openmplug import distributed
 from openmplug.batch import Batch
 from openmplug.device import autocast, choose_precision
-from openmplug.engine.checkpointing import Checkpoints, WriteModel
+from openmplug.engine.checkpointing import Checkpoints, WriteModel, check_shared
 from openmplug.engine.feeding import Batches, count_batch, grouped, stream
 from openmplug.engine.guards import FailureCount, LossWatch, is_out_of_memory, memory_problem
 from openmplug.engine.optim import OptimSettings, Position, build_optimizer, build_schedule, named_trainable, set_learning_rates
 from openmplug.engine.parallel import ParallelTask, as_plain, choose_parallel
 from openmplug.engine.place import Place
 from openmplug.engine.recipe import LoopSettings
-from openmplug.engine.resume import branch_random_state, kept_random_state
+from openmplug.engine.resume import branch_random_state
 from openmplug.engine.stopping import Stops
-from openmplug.engine.tracking import Advance, Display
+from openmplug.engine.tracking import Display
 from openmplug.engine.training_log import TrainingLog
-from openmplug.errors import DataError, OpenmplugError, UsageError
+from openmplug.engine.validating import Validate, validated
+from openmplug.errors import OpenmplugError
 from openmplug.tasks.base import Progress, Task
-
-Validate = Callable[[Task, Advance], dict[str, float]]
-"""``validate(task, advance)``: the metrics of the validation split."""
-
-
-class _Interrupted(Exception):
-    """A signal came while validating."""
 
 
 class Trainer:
@@ -137,7 +130,7 @@ class Trainer:
         finally:
             self.log.close()
         self.checkpoints.finish()
-        return self._summary(stopped)
+        return self.place.summary(self.failures.failed, stopped)
 
     def _epoch(self) -> str | None:
         """Train the rest of the current epoch and save; return why the run must stop, if it must."""
@@ -203,7 +196,7 @@ class Trainer:
             with self.parallel.gathering(last or self.failures.policy != "error"):
                 with autocast(self.device, self.precision):
                     losses = self.parallel.losses(moved)
-                self._note(losses.total, batch)
+                self._watch.note(losses.total, batch, place.step, place.epoch, place.iteration)
                 total = losses.total if group_size == 1 else losses.total / group_size
                 self.scaler.scale(total if weight == 1.0 else total * weight).backward()
             self.task.end_step()
@@ -216,14 +209,6 @@ class Trainer:
         place.examples += sum(counts)
         self.log.add(losses, weight)
 
-    def _note(self, loss: Tensor, batch: Batch) -> None:
-        place = self.place
-        if not self._watch.immediate:
-            self._watch.note(loss, batch, place.step, place.epoch, place.iteration)
-            return
-        with distributed.agreed():
-            self._watch.note(loss, batch, place.step, place.epoch, place.iteration)
-
     def _step(self) -> None:
         place = self.place
         set_learning_rates(self.optimizer, self.schedule, Position(place.step, place.epoch, place.iteration - 1))
@@ -232,8 +217,7 @@ class Trainer:
             self._norm = as_plain(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip_norm))
             # On a GPU looking at it would wait for the device at every step; there the next loss, or the look before a save, tells.
             if self.device.type == "cpu" and self.precision != "fp16":
-                with distributed.alike():
-                    self._watch.require_finite("gradient norm", self._norm.item(), place.step)
+                self._watch.require_finite("gradient norm", self._norm.item(), place.step)
         self._watch.step_done()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -244,16 +228,10 @@ class Trainer:
 
     def _log(self) -> None:
         place = self.place
-        self._look()
+        self._watch.look()
         values = self.log.line(place.epoch + place.iteration / self.per_epoch, self.optimizer, self._norm, self._seconds())
         if values:
             self._advance(0, note=f"loss {values['loss']:.4g}  lr {values['lr']:.2g}")
-
-    def _look(self) -> None:
-        """Look at losses that were not looked at when they came."""
-        if not self._watch.immediate:
-            with distributed.agreed():
-                self._watch.look()
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._begun
@@ -270,26 +248,10 @@ class Trainer:
             return
         assert self.validate is not None
         began, place = time.monotonic(), self.place
-        try:
-            with kept_random_state(), self.parallel.whole(), self.display.bar("validate", self.validate_count) as advance:
-
-                def advance_or_stop(count: int) -> None:
-                    # One of several processes would leave the others waiting: they stop after the validation.
-                    if self.stops.interrupted and distributed.world_size() == 1:
-                        raise _Interrupted
-                    advance(count)
-
-                metrics = distributed.share(self.validate(self.task, advance_or_stop))
-        except _Interrupted:
+        with self.display.bar("validate", self.validate_count) as advance:
+            metrics = validated(self.validate, self.parallel, self.stops, advance)
+        if metrics is None:
             return
-        finally:
-            self.task.train()
-        with distributed.alike():
-            if self.task.metric not in metrics:
-                raise DataError(
-                    f"the validation split gives no {self.task.metric}: its records hold nothing to score against;"
-                    " choose another data.evaluate, or set run.validate_every=0"
-                )
         place.metrics, place.validated = metrics, place.epoch
         score = metrics[self.task.metric]
         self.log.validation(metrics)
@@ -308,10 +270,9 @@ class Trainer:
             EnvironmentProblem: If it cannot be written; the checkpoint before stays.
         """
         began = time.monotonic()
-        self._look()
+        self._watch.look()
         norm = as_plain(torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters]))
-        with distributed.alike():
-            self._watch.require_finite("the norm of the weights", norm.item(), self.place.step)
+        self._watch.require_finite("the norm of the weights", norm.item(), self.place.step)
         place = self.place
         place.seconds = self._seconds()
         place.seen, place.failed = self.failures.seen, self.failures.failed
@@ -328,7 +289,8 @@ class Trainer:
             self.display.say("nothing was saved yet: starting from the beginning")
             return {}
         with distributed.alike():
-            self._check_shared(state.pop("processes", 1), state.pop("batch_size_per_device", None))
+            size = self.optim.batch_size_per_device
+            check_shared(state.pop("processes", 1), state.pop("batch_size_per_device", size), size)
         sizes: dict[str, int] = state.pop("logs")
         if (scaler := state.pop("scaler")) and self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
@@ -336,34 +298,3 @@ class Trainer:
         self.failures.seen, self.failures.failed = self.place.seen, self.place.failed
         self.display.say(f"resuming at step {self.place.step}, epoch {self.place.epoch}, batch {self.place.iteration}")
         return sizes
-
-    def _check_shared(self, processes: int, size: int | None) -> None:
-        """Refuse to go on with other batches: processes times their batch must be what it was.
-
-        Raises:
-            UsageError: If it is not.
-        """
-        now = distributed.world_size()
-        size = self.optim.batch_size_per_device if size is None else size
-        if processes * size == now * self.optim.batch_size_per_device:
-            return
-        fitting, rest = divmod(processes * size, now)
-        advice = "choose a number of processes that divides it" if rest else f"set optim.batch_size_per_device={fitting}"
-        raise UsageError(
-            f"the run was saved by {processes} processes with batches of {size}, together {processes * size};"
-            f" {now} with batches of {self.optim.batch_size_per_device} would see other ones: {advice}"
-        )
-
-    def _summary(self, stopped: str | None) -> dict[str, Any]:
-        place = self.place
-        return {
-            "step": place.step,
-            "epoch": place.epoch,
-            "examples": place.examples,
-            "seconds": round(place.seconds, 2),
-            "best": place.best,
-            "best_step": place.best_step if place.best is not None else None,
-            "metrics": place.metrics,
-            "failures": self.failures.failed,
-            "stopped": stopped,
-        }
