@@ -24,7 +24,7 @@ from openmplug import distributed
 from openmplug.batch import Batch, Losses
 from openmplug.device import DTYPES
 from openmplug.errors import UsageError
-from openmplug.tasks.base import Progress, Task
+from openmplug.tasks.base import Task
 
 Kind = Literal["none", "ddp", "fsdp", "hybrid"]
 
@@ -55,9 +55,9 @@ class TrainingStep(nn.Module):
         losses = self.task(batch)
         return losses.total, dict(losses.parts)
 
-    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+    def look_ahead(self, batches: Iterable[Batch]) -> None:
         """Let the task see all micro-batches of a step."""
-        self.task.look_ahead(batches, progress)
+        self.task.look_ahead(batches)
 
     def prepare(self) -> None:
         """Do nothing: sharding registers this as an entry, and what is prepared at the first entry is prepared then."""

@@ -7,6 +7,7 @@ index of these files as a pickle; it is read here with the classes of such an in
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,12 @@ def load(folder: Path, places: dict[str, Tensor], saved: Mapping[str, Tensor]) -
             f"'{folder / FOLDER}' does not fit this run: missing {missing[:3]}, unknown {unknown[:3]}, wrong shape {wrong[:3]};"
             " resume with the recipe the run was started with"
         )
+    alone = distributed.world_size() == 1
     try:
-        load_together(places, storage_reader=_Reader(folder / FOLDER), no_dist=distributed.world_size() == 1)
+        with warnings.catch_warnings():
+            if alone:
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is what is meant
+            load_together(places, storage_reader=_Reader(folder / FOLDER), no_dist=alone)
     except CheckpointException as error:
         reason = " ".join(str(_cause(error)).split())
         raise ModelError(f"'{folder / FOLDER}' cannot be read ({reason}); it is damaged, use another checkpoint") from error

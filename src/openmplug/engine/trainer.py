@@ -177,13 +177,14 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------------- a step
 
-    def _progress(self) -> Progress:
-        return Progress(self.place.step, self.place.epoch, self.place.iteration / self.per_epoch)
+    def _begin(self) -> None:
+        self.task.begin_step(Progress(self.place.step, self.place.epoch, self.place.iteration / self.per_epoch))
 
     def _look_ahead(self, batches: list[Batch]) -> None:
+        self._begin()
         moved = (batch.to(self.device, non_blocking=True) for batch in batches)
         with autocast(self.device, self.precision):
-            self.parallel.step.look_ahead(moved, self._progress())
+            self.parallel.step.look_ahead(moved)
 
     def _backward(self, batch: Batch, group_size: int, counts: list[int], last: bool) -> None:
         place = self.place
@@ -191,7 +192,8 @@ class Trainer:
         weight = 1.0 if len(set(counts)) == 1 else len(batch) * len(counts) / sum(counts)
         try:
             moved = batch.to(self.device, non_blocking=True)
-            self.task.begin_step(self._progress())
+            if not self.task.looks_ahead:
+                self._begin()
             # A micro-batch that is passed over cannot be the one at which gradients are exchanged.
             with self.parallel.gathering(last or self.failures.policy != "error"):
                 with autocast(self.device, self.precision):

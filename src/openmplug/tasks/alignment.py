@@ -122,10 +122,6 @@ class AlignmentTask(Task):
 
     def begin_step(self, progress: Progress) -> None:
         """Ramp alpha, move the twin, keep the temperature in its range."""
-        if not self.looks_ahead:
-            self._move(progress)
-
-    def _move(self, progress: Progress) -> None:
         self._alpha = self.settings.alpha * (progress.fraction if progress.epoch == 0 else 1.0)
         if self.settings.temperature_range is not None:
             with torch.no_grad():
@@ -212,9 +208,8 @@ class AlignmentTask(Task):
         assert batch.text is not None
         return batch.text.ids
 
-    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+    def look_ahead(self, batches: Iterable[Batch]) -> None:
         """Contrast all micro-batches of a step and keep the gradient of each feature for their own forwards; see ``objectives.cached``."""
-        self._move(progress)
         self._ahead, noted = [], []
         for batch in batches:
             if batch.images is None:

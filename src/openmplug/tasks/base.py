@@ -94,10 +94,10 @@ class Task(nn.Module, ABC):
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether ``look_ahead`` is to be called before the micro-batches of an optimizer step."""
+        """Whether ``look_ahead`` is to be called before the micro-batches of an optimizer step; ``begin_step`` then is once, before it."""
         return False
 
-    def look_ahead(self, batches: Iterable[Batch], progress: Progress) -> None:
+    def look_ahead(self, batches: Iterable[Batch]) -> None:
         """See all micro-batches of an optimizer step before the first of them is learned from."""
 
     def begin_step(self, progress: Progress) -> None:
