@@ -16,6 +16,7 @@ from openmplug.data.readers.question_sets import read_clevr, read_gqa, read_okvq
 from openmplug.data.readers.questions import read_mplug_vqa, read_vqa_v2
 from openmplug.data.readers.reasoning import read_nlvr1, read_nlvr2
 from openmplug.data.readers.retrieval import read_mplug_retrieval
+from openmplug.data.readers.shards import read_shards
 from openmplug.data.readers.split import Reader, Split
 from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
 from openmplug.data.readers.video_captions import read_mplug2_captions, read_msrvtt, read_msvd, read_vatex
@@ -62,6 +63,7 @@ READERS: dict[str, Reader] = {
     "glue": read_glue,
     "line_pairs": read_line_pairs,
     "lines": read_lines,
+    "shards": read_shards,
 }
 
 __all__ = ["READERS", "Reader", "Split"]

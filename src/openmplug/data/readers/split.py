@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from openmplug.data.images import ImageSource
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One part of a data set: its records and where their pictures lie."""
+    """One part of a data set: its records, a list or made when they are asked for, and where their pictures lie."""
 
     name: str
-    samples: list[Sample]
+    samples: Sequence[Sample]
     images: ImageSource
 
 
