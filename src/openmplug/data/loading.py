@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from openmplug.batch import Batch, Failure, Item, Sample
 from openmplug.data.clips import ClipTransform
 from openmplug.data.images import ImageSource
+from openmplug.data.mixing import MixtureSampler
+from openmplug.data.sources import MixedExamples
 from openmplug.data.video import open_clip
 from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
 
@@ -50,7 +52,7 @@ class ImageTextDataset(Dataset[Item]):
     """Examples whose picture or video is decoded and transformed when asked for.
 
     Args:
-        examples: What a task made of a split's records.
+        examples: What a task made of a split's records, or what is drawn from several sources: then an epoch is a pass through one.
         images: The split's pictures and videos.
         transform: From picture to tensor.
         clip: From video to tensor; needed where a record is about one.
@@ -61,7 +63,7 @@ class ImageTextDataset(Dataset[Item]):
 
     def __init__(
         self,
-        examples: Sequence[Sample],
+        examples: Sequence[Sample] | MixedExamples,
         images: ImageSource,
         transform: ImageTransform,
         seed: int = 0,
@@ -69,7 +71,7 @@ class ImageTextDataset(Dataset[Item]):
         clip: ClipTransform | None = None,
         together: SampleTransform | None = None,
     ) -> None:
-        self.examples = list(examples)
+        self.examples = examples if isinstance(examples, MixedExamples) else list(examples)
         self.images = images
         self.transform = transform
         self.clip = clip
@@ -83,7 +85,14 @@ class ImageTextDataset(Dataset[Item]):
     def __getitem__(self, key: Key) -> Item:
         """Return an example with the pixels of its pictures; an unreadable one gives an item with ``failure`` set, never an exception."""
         epoch, index = key
-        sample = self.examples[index]
+        if isinstance(self.examples, MixedExamples):
+            try:
+                sample = self.examples.example(key)
+            except DataError as error:
+                place = self.examples.place(index)
+                return Item(Sample(place), failure=Failure(place, place, str(error)))
+        else:
+            sample = self.examples[index]
         if sample.image is None:
             return Item(sample)
         # A string seed is hashed with SHA-512: the same numbers in every process, unlike hash().
@@ -260,7 +269,9 @@ def from_workers(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
 class BatchLoader:
     """Batches of a data set in a sampler's order; made by ``build_loader``. Each iteration asks the sampler anew."""
 
-    def __init__(self, dataset: ImageTextDataset, sampler: EpochSampler, collator: Callable[[list[Item]], Batch], workers: int = 0) -> None:
+    def __init__(
+        self, dataset: ImageTextDataset, sampler: EpochSampler | MixtureSampler, collator: Callable[[list[Item]], Batch], workers: int = 0
+    ) -> None:
         self.dataset = dataset
         self.sampler = sampler
         self._collate = _Collate(collator)
@@ -301,7 +312,7 @@ class BatchLoader:
 
 
 def build_loader(
-    dataset: ImageTextDataset, sampler: EpochSampler, collator: Callable[[list[Item]], Batch], workers: int = 0
+    dataset: ImageTextDataset, sampler: EpochSampler | MixtureSampler, collator: Callable[[list[Item]], Batch], workers: int = 0
 ) -> BatchLoader:
     """Build the loader of one data set.
 

@@ -7,31 +7,45 @@ from __future__ import annotations
 
 import difflib
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from openmplug.batch import Sample
 from openmplug.config import Settings
 from openmplug.data.images import open_images
 from openmplug.data.readers import READERS, Split
-from openmplug.data.readers.joined import join_splits
+from openmplug.data.readers.joined import JoinedImages, join_splits
 from openmplug.data.readers.video_questions import read_answers
+from openmplug.data.shard_places import is_remote
+from openmplug.data.shards import open_shards
+from openmplug.data.sources import Mixture, Source
 from openmplug.errors import DataError, UsageError
 
 
-class FurtherData(Settings):
-    """A data set that is trained on together with the first one; fields as in ``DataSettings``."""
-
+class _Training(Settings):
     reader: str = "jsonl"
-    root: Path
     train: list[str] = Field(default=["train"], min_length=1)
     columns: dict[str, str | None] = Field(default_factory=dict)
     images: str | None = None
     limit: int | None = Field(None, ge=1)
+
+
+class FurtherData(_Training):
+    """A data set that is trained on together with the first one; fields as in ``DataSettings``."""
+
+    root: Path
+
+
+class SourceData(_Training):
+    """One source of a mixture; fields as in ``DataSettings``, and its ``weight``: how often it is drawn against the others."""
+
+    root: Path | None = None
+    weight: float | None = Field(None, gt=0)
 
 
 class DataSettings(Settings):
@@ -52,6 +66,8 @@ class DataSettings(Settings):
         limit: Keep the first this many records of each split; None keeps all.
         further: More data sets to train on together with this one. A batch is of words alone, of pictures or of clips; batches of all
             kinds come in random order, each kind as often as it has batches.
+        sources: Name -> data set, with a ``weight``: what is trained on, in the place of ``train``, drawn by weight. An epoch has as many
+            examples as all together. Without weights each example is as likely as any other.
     """
 
     reader: str = "jsonl"
@@ -66,6 +82,19 @@ class DataSettings(Settings):
     shuffle_images: bool = False
     limit: int | None = Field(None, ge=1)
     further: list[FurtherData] = Field(default_factory=list)
+    sources: dict[str, SourceData] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sources_agree(self) -> DataSettings:
+        if self.sources and self.further:
+            raise ValueError("sources and further at once; make each further data set a source")
+        if wrong := [name for name in self.sources if not re.fullmatch(r"[\w.-]+", name)]:
+            raise ValueError(f"source {wrong[0]!r}: expected a name of letters, digits, '_', '-' and '.'")
+        weighted = [name for name, source in self.sources.items() if source.weight is not None]
+        if weighted and len(weighted) < len(self.sources):
+            without = next(name for name in self.sources if name not in weighted)
+            raise ValueError(f"source {weighted[0]!r} has a weight and {without!r} has none; give one to every source, or to none")
+        return self
 
 
 def read_split(settings: DataSettings, split: str) -> Split:
@@ -75,15 +104,16 @@ def read_split(settings: DataSettings, split: str) -> Split:
         UsageError: If no ``root`` is set or the reader is unknown.
         DataError: If the folder or a file is missing, or a record is not in the reader's format.
     """
-    if settings.root is None:
+    remote = settings.reader == "shards" and is_remote(split)
+    if settings.root is None and not remote:
         raise UsageError("data.root is not set; give the folder of the data set: data.root=DIR")
     reader = READERS.get(settings.reader)
     if reader is None:
         near = difflib.get_close_matches(settings.reader, READERS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(READERS)}"
         raise UsageError(f"unknown reader '{settings.reader}' in data.reader; {hint}")
-    root = settings.root.expanduser()
-    if not root.is_dir():
+    root = (settings.root or Path()).expanduser()
+    if not root.is_dir() and not remote:
         raise DataError(f"data.root {root} {'is not a folder' if root.exists() else 'does not exist'}; expected the folder of the data set")
     result = reader(root, split, settings.columns)
     if settings.images is not None:
@@ -108,12 +138,40 @@ def read_candidates(settings: DataSettings) -> dict[str, tuple[str, ...]]:
 
 
 def read_training(settings: DataSettings) -> Split:
-    """Read all training splits as one, those of further data sets too; see ``read_split`` and ``join_splits``."""
+    """Read all training splits as one, those of further data sets too; see ``read_split`` and ``join_splits``.
+
+    Sources, and shards even where they are the only data, come as a ``mixture``: what lies in shards is not held in memory.
+    """
+    if settings.sources:
+        return _mixed([_source(settings, name, source) for name, source in settings.sources.items()])
+    if settings.reader == "shards" and not settings.further:
+        fields = {name: getattr(settings, name) for name in SourceData.model_fields if name != "weight"}
+        return _mixed([_source(settings, "shards", SourceData(**fields))])
     splits = [read_split(settings, name) for name in settings.train]
     for number, further in enumerate(settings.further, start=2):
         own = settings.model_copy(update={"further": [], **{name: getattr(further, name) for name in FurtherData.model_fields}})
         splits += [replace(split, name=f"{split.name}-{number}") for split in (read_split(own, name) for name in further.train)]
     return join_splits(splits)
+
+
+def _source(settings: DataSettings, name: str, source: SourceData) -> Source:
+    fields = {field: getattr(source, field) for field in SourceData.model_fields if field != "weight"}
+    own = settings.model_copy(update={"sources": {}, "further": [], **fields})
+    try:
+        if own.reader == "shards" and own.limit is None and not own.shuffle_images:
+            read_split(own, own.train[0])  # says what is wrong with data.root
+            samples = open_shards(own.root, own.train, own.columns)
+            return Source(name, samples, samples.shards, source.weight)
+        split = join_splits([read_split(own, each) for each in own.train])
+    except (DataError, UsageError) as error:
+        raise type(error)(f"source '{name}': {error}") from None
+    return Source(name, split.samples, split.images, source.weight)
+
+
+def _mixed(sources: Sequence[Source]) -> Split:
+    mixture = Mixture(sources)
+    images = JoinedImages({source.name: source.images for source in sources})
+    return Split("+".join(source.name for source in sources), mixture.looked_at(), images, mixture)
 
 
 def shuffle_images(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:

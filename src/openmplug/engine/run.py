@@ -19,8 +19,10 @@ from openmplug.data.checking import check_readable
 from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
 from openmplug.data.images import ImageSource
 from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.mixing import MixtureSampler
 from openmplug.data.readers import Split
 from openmplug.data.readers.submissions import submission
+from openmplug.data.sources import MixedExamples, kind_of
 from openmplug.data.splits import read_candidates, read_split, read_training
 from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
@@ -136,7 +138,8 @@ def _prepare(
         _check_same_base(output / LAST, adapters)
     task.to(target)
     recompute_layers(task.model, config.run.gradient_checkpointing)
-    examples = task.examples(split.samples)
+    mixture = split.mixture
+    examples = task.examples(split.samples) if mixture is None else mixture.examples(task.examples, task.draw(), config.seed)
     if not examples:
         raise DataError(
             f"split '{split.name}' has {len(split.samples)} records and nothing to learn from; its rows hold no answer or caption"
@@ -270,19 +273,26 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
     return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count, own))
 
 
-def _training_loader(config: RunConfig, task: Task, examples: Sequence[Sample], images: ImageSource) -> tuple[EpochSampler, BatchLoader]:
-    size = config.optim.batch_size_per_device
-    # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
-    kinds = ["clip" if sample.clip else "words" if sample.image is None else "picture" for sample in examples]
-    rank, processes = distributed.rank(), distributed.world_size()
-    full = len(examples) >= size * processes
-    sampler = EpochSampler(
-        len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes
-    )
+def _training_loader(
+    config: RunConfig, task: Task, examples: Sequence[Sample] | MixedExamples, images: ImageSource
+) -> tuple[EpochSampler | MixtureSampler, BatchLoader]:
+    sampler = _training_sampler(config, examples)
     transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
     together = task.transform(config.image, training=True)
     dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1], together=together)
     return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
+
+
+def _training_sampler(config: RunConfig, examples: Sequence[Sample] | MixedExamples) -> EpochSampler | MixtureSampler:
+    size, rank, processes = config.optim.batch_size_per_device, distributed.rank(), distributed.world_size()
+    if isinstance(examples, MixedExamples):
+        return MixtureSampler(examples, size, seed=config.seed, rank=rank, world_size=processes)
+    # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
+    kinds = [kind_of(sample) for sample in examples]
+    full = len(examples) >= size * processes
+    return EpochSampler(
+        len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes
+    )
 
 
 def _evaluation_loader(

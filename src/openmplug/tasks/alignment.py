@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from openmplug import distributed
 from openmplug.batch import Batch, Sample
 from openmplug.config import Settings
+from openmplug.data.sources import Draw, DrawCaptions
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import UsageError
 from openmplug.models.fusion import Fused
@@ -119,6 +120,10 @@ class AlignmentTask(Task):
             for sample in samples
             for chunk in (sample.targets[first : first + step] for first in range(0, len(sample.targets), step))
         ]
+
+    def draw(self) -> Draw | None:
+        """Draw ``captions_per_example`` captions of a picture each time it is seen."""
+        return DrawCaptions(self.settings.captions_per_example, parts=True)
 
     def begin_step(self, progress: Progress) -> None:
         """Ramp alpha, move the twin, keep the temperature in its range."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
 from openmplug.data.loading import SampleTransform
+from openmplug.data.sources import Draw
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.models.network import Network
@@ -83,6 +84,13 @@ class Task(nn.Module, ABC):
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Turn a split's records into training examples; by default each record is one."""
         return list(samples)
+
+    def draw(self) -> Draw | None:
+        """Return how an example is made of a record in a shard each time it is seen; None where captions and texts teach nothing here.
+
+        It runs in the loader's workers, so it is small and picklable, and knows one record at a time, unlike ``examples``.
+        """
+        return None
 
     def transform(self, image: ImageSettings, training: bool) -> SampleTransform | None:
         """Return how a record and its picture change together; None where the picture alone changes, as it usually does."""

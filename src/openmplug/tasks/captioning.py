@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openmplug.batch import Batch, Item, Losses, Prediction, Sample
 from openmplug.config import Settings
+from openmplug.data.sources import Draw, DrawCaptions
 from openmplug.data.text import target_text
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.distributed import fair_count
@@ -145,6 +146,10 @@ class CaptioningTask(Task):
             for sample in samples
             for first in range(0, len(sample.targets), step)
         ]
+
+    def draw(self) -> Draw | None:
+        """Draw ``captions_per_example`` captions of a picture; the reward of the model's own needs those of all records at once."""
+        return None if self.settings.self_critical else DrawCaptions(self.settings.captions_per_example)
 
     def collator(self, training: bool) -> Collator:
         """Make the collator."""

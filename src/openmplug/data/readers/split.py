@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openmplug.batch import Sample
 from openmplug.data.images import ImageSource
 
+if TYPE_CHECKING:
+    from openmplug.data.sources import Mixture
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One part of a data set: its records, a list or made when they are asked for, and where their pictures lie."""
+    """One part of a data set: its records, a list or made when they are asked for, and where their pictures lie.
+
+    Of a ``mixture`` to train on, ``samples`` are those that are looked at beforehand.
+    """
 
     name: str
     samples: Sequence[Sample]
     images: ImageSource
+    mixture: Mixture | None = None
 
 
 # (root folder, split name, declared columns: role -> column name) -> Split

@@ -1,0 +1,197 @@
+"""The order in which an epoch draws from several sources.
+
+Every batch is of one kind: pictures, clips or words alone. Within a kind its sources share each batch by their weights. A source is
+passed through again and again, each time in another order: its shards are shuffled, and samples are shuffled within windows of
+``WINDOW_SHARDS`` of them, so that reading stays local and what an order takes in memory does not grow with the source. Passes go on from
+one epoch to the next, so no sample is seen twice before all have been seen.
+
+What a batch holds is a function of (seed, epoch, position), for any number of processes: batches are global, and a process takes its
+part of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+
+from openmplug.data.sources import MixedExamples
+from openmplug.errors import UsageError
+
+WINDOW_SHARDS = 8
+
+
+class PassOrder:
+    """The order of one component: position -> (pass, index), for any position, with one window of shards in memory.
+
+    Args:
+        sizes: Examples of each shard, together at least one.
+        name: Part of the seed, besides the seed.
+        window: Shards that are shuffled together.
+    """
+
+    def __init__(self, sizes: Sequence[int], name: str, window: int = WINDOW_SHARDS) -> None:
+        self.sizes = list(sizes)
+        self.total = sum(sizes)
+        self._starts = [0, *accumulate(sizes)][:-1]
+        self._name = name
+        self._window = window
+        self._plans: OrderedDict[int, tuple[list[int], list[int]]] = OrderedDict()  # pass -> (shards in order, ends of windows)
+        self._opened: OrderedDict[tuple[int, int], list[int]] = OrderedDict()  # (pass, window) -> indices in order
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        passed, rest = divmod(position, self.total)
+        shards, ends = self._plan(passed)
+        window = bisect_right(ends, rest)
+        before = ends[window - 1] if window else 0
+        return passed, self._indices(passed, window, shards)[rest - before]
+
+    def _plan(self, passed: int) -> tuple[list[int], list[int]]:
+        if passed not in self._plans:
+            shards = permutation(len(self.sizes), f"shards/{self._name}/{passed}")
+            sums = list(accumulate(self.sizes[shard] for shard in shards))
+            self._plans[passed] = (shards, [*sums[self._window - 1 : -1 : self._window], sums[-1]])
+            _keep(self._plans, 2)
+        return self._plans[passed]
+
+    def _indices(self, passed: int, window: int, shards: list[int]) -> list[int]:
+        place = (passed, window)
+        if place not in self._opened:
+            chosen = shards[window * self._window : (window + 1) * self._window]
+            inside = [self._starts[shard] + offset for shard in chosen for offset in range(self.sizes[shard])]
+            self._opened[place] = [inside[each] for each in permutation(len(inside), f"window/{self._name}/{passed}/{window}")]
+            _keep(self._opened, 2)
+        return self._opened[place]
+
+
+def _keep(kept: OrderedDict[Any, Any], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def permutation(size: int, seed: str) -> list[int]:
+    """Return 0 .. size - 1 in an order that a text chooses, the same in every process."""
+    return torch.randperm(size, generator=_generator(seed)).tolist()
+
+
+def _generator(seed: str) -> torch.Generator:
+    digest = hashlib.sha256(seed.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def shares(total: int, weights: Sequence[float]) -> list[int]:
+    """Divide a number by weights, largest rest first.
+
+    Example:
+        >>> shares(10, [1, 1, 1]), shares(7, [0.5, 0.25, 0.25])
+        ([4, 3, 3], [3, 2, 2])
+    """
+    exact = [total * weight / sum(weights) for weight in weights]
+    parts = [int(each) for each in exact]
+    rests = sorted(range(len(parts)), key=lambda number: (parts[number] - exact[number], number))
+    for number in rests[: total - sum(parts)]:
+        parts[number] += 1
+    return parts
+
+
+class MixtureSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (pass, index) keys of an epoch; what each holds is a function of (seed, epoch, position).
+
+    An epoch has as many examples as all sources together. Each batch is full, of one kind, and divided among the processes as
+    ``EpochSampler`` does it.
+
+    Args:
+        examples: What is drawn from.
+        batch_size: Examples of one process's part of a batch, >= 1.
+        seed: Of the order.
+        epoch: The epoch to begin with.
+        start_batch: Leave out this many batches of the first epoch iterated.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        window: Shards that are shuffled together.
+
+    Raises:
+        UsageError: If a batch would have no example.
+    """
+
+    def __init__(
+        self,
+        examples: MixedExamples,
+        batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        start_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        window: int = WINDOW_SHARDS,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size is {batch_size}; expected at least 1")
+        self.size = len(examples)
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch, self.start_batch = epoch, start_batch
+        components = examples.components
+        self._starts = examples.starts
+        self._orders = [PassOrder(component.sizes, f"{seed}/{component.source}/{component.kind}", window) for component in components]
+        kinds = list(dict.fromkeys(component.kind for component in components))
+        self._members = {kind: [number for number, each in enumerate(components) if each.kind == kind] for kind in kinds}
+        weights = {kind: [components[number].weight for number in self._members[kind]] for kind in kinds}
+        counts = shares(self.size // self.global_batch, [sum(weights[kind]) for kind in kinds])
+        counts = [max(1, count) for count in counts]  # however small its weight: what was asked for is never left out
+        self._batches = dict(zip(kinds, counts, strict=True))
+        self._slots = {kind: shares(self._batches[kind] * self.global_batch, weights[kind]) for kind in kinds}
+
+    @property
+    def global_batch(self) -> int:
+        """Examples of a batch of all processes."""
+        return self.batch_size * self.world_size
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch, wherever this one starts."""
+        return sum(self._batches.values())
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that the next iteration yields, from batch number ``start_batch`` on."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        """Count the batches that the next iteration yields."""
+        return max(0, self.batches_per_epoch - self.start_batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, start = self.epoch, self.start_batch
+        order = [kind for kind, count in self._batches.items() for _ in range(count)]
+        random.Random(f"batches/{self.seed}/{epoch}").shuffle(order)
+        slots = {kind: self._arranged(kind, epoch) for kind in self._members}
+        quotas = [pair for kind in self._members for pair in zip(self._members[kind], self._slots[kind], strict=True)]
+        taken = {number: epoch * count for number, count in quotas}  # position in the endless row of passes
+        done = dict.fromkeys(self._batches, 0)
+        low, high = (self.global_batch * part // self.world_size for part in (self.rank, self.rank + 1))
+        for position, kind in enumerate(order):
+            batch = slots[kind][done[kind] * self.global_batch : (done[kind] + 1) * self.global_batch].tolist()
+            done[kind] += 1
+            keys = []
+            for number in batch:
+                keys.append((number, taken[number]))
+                taken[number] += 1
+            if position >= start:
+                yield [self._key(*each) for each in keys[low:high]]
+
+    def _arranged(self, kind: str, epoch: int) -> torch.Tensor:
+        """Return which component each place of this kind's batches is for, a byte or two each."""
+        members = torch.tensor(self._members[kind], dtype=torch.int16)
+        places = members.repeat_interleave(torch.tensor(self._slots[kind]))
+        return places[torch.randperm(len(places), generator=_generator(f"places/{self.seed}/{epoch}/{kind}"))]
+
+    def _key(self, number: int, position: int) -> tuple[int, int]:
+        passed, index = self._orders[number][position]
+        return passed, self._starts[number] + index
