@@ -58,7 +58,7 @@ def test_order_follows_from_seed_epoch_and_position_for_any_number_of_processes(
     assert epoch(2, start=5) == whole[5:]
     for processes in (2, 4):
         parts = [epoch(2, rank=rank, world_size=processes, batch_size=8 // processes) for rank in range(processes)]
-        assert [sum((part[number] for part in parts), []) for number in range(len(whole))] == whole
+        assert [[key for part in parts for key in part[number]] for number in range(len(whole))] == whole
     sampler = MixtureSampler(mixture(), 8, seed=3)
     sampler.set_epoch(2, start_batch=5)
     assert list(sampler) == whole[5:] and len(sampler) == len(whole) - 5

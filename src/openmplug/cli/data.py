@@ -1,4 +1,4 @@
-"""``openmplug data``: look a data set over, or make the small one that is built in."""
+"""``openmplug data``: look a data set over, pack it into shards, or make the small one that is built in."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from openmplug.cli.options import Debug, DryRun, Json, Output, Overrides, Recipe
 if TYPE_CHECKING:
     from openmplug.data.checking import FileReport, SplitReport
 
-app = typer.Typer(help="Check a data set, or make the built-in one.", pretty_exceptions_enable=False)
+app = typer.Typer(help="Check a data set, pack it into shards, or make the built-in one.", pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """Check a data set, or make the built-in one."""
+    """Check a data set, pack it into shards, or make the built-in one."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -109,6 +109,68 @@ def _as_dict(report: SplitReport) -> dict[str, Any]:
         "unused": report.unused,
         "records_without_target": report.silent,
     }
+
+
+@app.command("shard")
+def shard(
+    reader: Annotated[
+        str, typer.Option("--reader", help="Format of the data set: jsonl (JSONL or CSV), folder_captions, coco_captions, sbu, ...")
+    ],
+    root: Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the data set.")],
+    output: Output,
+    split: Annotated[str, typer.Option("--split", help="Which part of it.")] = "train",
+    per_shard: Annotated[int, typer.Option("--samples-per-shard", min=1, help="Records for each shard.")] = 10_000,
+    resize: Annotated[
+        int | None, typer.Option("--resize", min=16, help="Shorter side of larger pictures, px.", show_default="keep the bytes")
+    ] = None,
+    quality: Annotated[int, typer.Option("--quality", min=1, max=95, help="Of the JPEG that a resized picture becomes.")] = 95,
+    column: Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="A column of another name (jsonl).")] = None,
+    json_output: Json = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Pack captions of pictures or videos, or texts, into tar shards; run again after a stop, it goes on.
+
+    Shards have WebDataset's form, in img2dataset's layout. Records that cannot be read are left out, reported and counted.
+    """
+    import time
+
+    from openmplug.data.sharding import ShardSettings, write_shards
+    from openmplug.data.splits import DataSettings, read_split
+    from openmplug.errors import UsageError
+
+    if wrong := [each for each in column or [] if "=" not in each]:
+        raise UsageError(f"--column {wrong[0]}: expected ROLE=NAME, such as caption=text")
+    columns = {role: name or None for role, _, name in (each.partition("=") for each in column or [])}
+    found = read_split(DataSettings(reader=reader, root=root, columns=columns), split)
+    count = len(found.samples)
+    shards = -(-count // per_shard)
+    if dry_run:
+        if json_output:
+            screen.document({"dry_run": True, "output": str(output), "records": count, "shards": shards})
+        else:
+            typer.echo(f"would pack {count:,} records of {found.images.description} into {shards:,} shards in {output}")
+        return
+    began = time.monotonic()
+    with screen.Meter("shard", count) as meter:
+
+        def advance(done: int, left_out: int) -> None:
+            meter.show(done, done / max(time.monotonic() - began, 1e-9), f"{left_out:,} left out" if left_out else "")
+
+        made = write_shards(found, output, ShardSettings(per_shard, resize, quality), f"{reader} {split}", advance)
+    if json_output:
+        left_out = [{"id": failure.id, "image": failure.name, "reason": failure.reason} for failure in made.left_out]
+        facts = {"shards": made.shards, "kept": made.kept, "samples": made.samples, "bytes": made.size, "left_out": left_out}
+        screen.document({"output": str(output), **facts})
+        return
+    kept = f", {made.kept:,} of them from before" if made.kept else ""
+    typer.echo(f"{made.samples:,} samples in {made.shards:,} shards, {made.size / 1e6:,.1f} MB{kept}: {output}")
+    for failure in made.left_out[:3]:
+        screen.note(f"left out '{failure.id}': {failure.reason}")
+    if made.left_out:
+        screen.note(f"{len(made.left_out):,} of {count:,} records left out; all are listed in {output}/*.left_out.jsonl")
+    source = f"{{web: {{reader: shards, root: {output}, train: [.]}}}}"
+    screen.note(f"to train on them: openmplug train RECIPE 'data.sources={source}'")
 
 
 make = typer.Typer(help="Make a built-in data set.", pretty_exceptions_enable=False)

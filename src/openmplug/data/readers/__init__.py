@@ -22,6 +22,7 @@ from openmplug.data.readers.texts import read_glue, read_line_pairs, read_lines
 from openmplug.data.readers.video_captions import read_mplug2_captions, read_msrvtt, read_msvd, read_vatex
 from openmplug.data.readers.video_questions import read_msrvtt_qa, read_msvd_qa, read_tgif_frameqa, read_video_qa
 from openmplug.data.readers.video_retrieval import read_clip_captions, read_didemo, read_lsmdc, read_msrvtt_retrieval
+from openmplug.data.readers.web import read_conceptual_captions, read_folder_captions, read_sbu, read_visual_genome_regions
 
 READERS: dict[str, Reader] = {
     "jsonl": read_own,
@@ -64,6 +65,10 @@ READERS: dict[str, Reader] = {
     "line_pairs": read_line_pairs,
     "lines": read_lines,
     "shards": read_shards,
+    "folder_captions": read_folder_captions,
+    "visual_genome_regions": read_visual_genome_regions,
+    "sbu": read_sbu,
+    "conceptual_captions": read_conceptual_captions,
 }
 
 __all__ = ["READERS", "Reader", "Split"]
