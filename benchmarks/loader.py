@@ -106,9 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     numbers |= {"workers": options.workers, "image_size": options.image_size, "cores_of_machine": os.cpu_count()}
     print(f"{numbers['samples']:,} pictures a round, {numbers['kilobytes']:.0f} kB each; samples/s, median of {options.rounds} rounds")
     print(f"  plain Pillow decoding       {numbers['plain']:10,.1f} on one core")
-    print(
-        f"  loader from shards          {numbers['shards']:10,.1f} on {cores} core{'s' * (cores > 1)}: {numbers['shards_per_core']:,.1f} per core"
-    )
+    print(f"  loader from shards          {numbers['shards']:10,.1f} on {cores} core{'s' * (cores > 1)}")
+    print(f"  the same, per core          {numbers['shards_per_core']:10,.1f}")
     print(f"  per core, against plain     {numbers['shards_per_core'] / numbers['plain']:10.2f}")
     print(f"  16 such cores               {16 * numbers['shards_per_core']:10,.0f}")
     if options.json is not None:
