@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tarfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -107,13 +108,13 @@ def index_beside(shard: Path) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: several processes may do so at once.
+    """Write a file under another name, then rename it: several processes, on several machines, may do so at once.
 
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

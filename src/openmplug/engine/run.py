@@ -290,9 +290,7 @@ def _training_sampler(config: RunConfig, examples: Sequence[Sample] | MixedExamp
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
     kinds = [kind_of(sample) for sample in examples]
     full = len(examples) >= size * processes
-    return EpochSampler(
-        len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes
-    )
+    return EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes)
 
 
 def _evaluation_loader(
