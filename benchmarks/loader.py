@@ -73,10 +73,10 @@ def build(samples: ShardSamples, image_size: int, batch_size: int, workers: int)
     return build_loader(dataset, sampler, CaptionCollator(tokenizer, "", 32, True), workers), sampler
 
 
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    began = clock()
     work()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,18 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=512, help="pictures to make, where no shards are given")
     parser.add_argument("--size", type=int, nargs=2, default=(384, 256), metavar=("WIDTH", "HEIGHT"), help="of those, px")
     parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--cpu-time", action="store_true", help="count this process's CPU time, for a machine that does other work too")
     parser.add_argument("--tiny", action="store_true", help="a few small pictures, one round: does it run?")
     options = parser.parse_args(arguments)
     if options.tiny:
         options.count, options.size, options.rounds, options.image_size, options.batch_size = 8, (48, 32), 1, 32, 4
     if min(options.rounds, options.batch_size, options.count) < 1 or options.workers < 0:
         parser.error("--rounds, --batch-size and --count are at least 1, --workers at least 0")
+    if options.cpu_time and options.workers:
+        parser.error("--cpu-time counts this process alone; leave out --workers")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         place = options.shards or str(make_shards(Path(folder), options.count, *options.size))
         samples = open_shards(Path.cwd(), [place], {})
         loader, sampler = build(samples, options.image_size, options.batch_size, options.workers)
-        numbers = measure(samples, loader, sampler, options.rounds)
+        numbers = measure(samples, loader, sampler, options.rounds, time.process_time if options.cpu_time else time.perf_counter)
     cores = max(1, options.workers)
     numbers["shards_per_core"] = numbers["shards"] / cores
     numbers |= {"workers": options.workers, "image_size": options.image_size, "cores_of_machine": os.cpu_count()}
@@ -115,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(samples: ShardSamples, loader: BatchLoader, sampler: MixtureSampler, rounds: int) -> dict[str, float]:
+def measure(
+    samples: ShardSamples, loader: BatchLoader, sampler: MixtureSampler, rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Let both take turns; the first round of each is not counted."""
     times: dict[str, list[float]] = {"plain": [], "shards": []}
     count = 0
@@ -124,8 +129,8 @@ def measure(samples: ShardSamples, loader: BatchLoader, sampler: MixtureSampler,
         names = [f"{samples[index].image}" for batch in sampler for _, index in batch]
         data = [samples.shards.read(name) for name in names]
         count = len(data)
-        times["plain"].append(seconds(lambda data=data: plain(data)))
-        times["shards"].append(seconds(lambda: [len(batch) for batch in loader]))
+        times["plain"].append(seconds(lambda data=data: plain(data), clock))
+        times["shards"].append(seconds(lambda: [len(batch) for batch in loader], clock))
     rates = {name: count / statistics.median(each[1:]) for name, each in times.items()}
     return {**rates, "samples": count, "kilobytes": statistics.mean(map(len, data)) / 1000}
 

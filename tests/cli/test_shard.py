@@ -32,6 +32,9 @@ def test_shards_are_made_reported_resumed_and_trained_on(folder: Path, shapes: P
     again = json.loads(run(*arguments, "--json").out)
     assert (again["shards"], again["kept"], again["samples"], [each["id"] for each in again["left_out"]]) == (3, 3, 12, ["lost"])
     source = f"data.sources={{web: {{reader: shards, root: {folder / 'out'}, train: [.]}}}}"
+    checked = run("data", "check", "caption/shapes_mplug_tiny", f"data.root={shapes / 'caption'}", source, "--json")
+    splits = {split["name"]: split["records"] for split in json.loads(checked.out)["splits"]}
+    assert checked.code == 0 and splits["web/."] == 12 and set(splits) == {"web/.", "dev"}, checked.err
     overrides = (f"data.root={shapes / 'caption'}", source, *TINY)
     outcome = run("train", "caption/shapes_mplug_tiny", *overrides, "--output", folder / "run")
     assert outcome.code == 0, outcome.err

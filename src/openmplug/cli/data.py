@@ -36,9 +36,11 @@ def check(
 
     Rows, file references, pictures and videos are looked at too.
     """
+    from dataclasses import replace
+
     from openmplug.data.checking import FileReport, SplitReport, check_files, check_split
     from openmplug.data.official import find_benchmark
-    from openmplug.data.splits import read_split
+    from openmplug.data.splits import parts_of, read_split
     from openmplug.engine.recipe import load_recipe
     from openmplug.errors import DataError
     from openmplug.tasks import find_task
@@ -46,19 +48,21 @@ def check(
     config = load_recipe(recipe, overrides or [])
     settings, learns_targets = config.data, find_task(config.task).learns_targets
     root = settings.root.expanduser() if settings.root is not None else None
-    if root is None or not root.is_dir():
+    if not settings.sources and (root is None or not root.is_dir()):
         read_split(settings, settings.evaluate)  # says what is wrong with data.root
-    assert root is not None
     benchmark = find_benchmark(settings.reader, str((config.paper or {}).get("benchmark", "")))
     reports: list[SplitReport] = []
     files: list[FileReport] = []
-    for name in dict.fromkeys([*settings.train, settings.evaluate]):
+    for name, own, part in parts_of(settings):
+        official = benchmark if own is settings else find_benchmark(own.reader, "")
         try:
-            found: SplitReport | DataError = check_split(read_split(settings, name), None if every else 64, learns_targets=learns_targets)
+            split = replace(read_split(own, part), name=name)
+            found: SplitReport | DataError = check_split(split, None if every else 64, learns_targets=learns_targets)
         except DataError as error:
             found = error
         reports += [found] if isinstance(found, SplitReport) else []
-        files += check_files(root, name, benchmark, found, whole=settings.limit is None)
+        place = (own.root or Path()).expanduser()
+        files += check_files(place, part, official, found, whole=own.limit is None)
     problems = [f"split '{file.split}': {file.reason or f'{file.name} is missing'}" for file in files if file.state != "found"]
     problems += [f"split '{report.name}': {problem}" for report in reports for problem in report.problems() if report.kind not in problem]
     source = benchmark.source if benchmark is not None else None

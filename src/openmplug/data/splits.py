@@ -154,9 +154,26 @@ def read_training(settings: DataSettings) -> Split:
     return join_splits(splits)
 
 
-def _source(settings: DataSettings, name: str, source: SourceData) -> Source:
+def parts_of(settings: DataSettings) -> list[tuple[str, DataSettings, str]]:
+    """List what a run reads: what each part is called, the settings to read it with, and its split.
+
+    These are the training splits, or those of every source, then the split to evaluate on; of sources only where there is a ``root``.
+    """
+    parts = [(name, settings, name) for name in settings.train]
+    if settings.sources:
+        owns = [(name, _own(settings, source)) for name, source in settings.sources.items()]
+        parts = [(f"{name}/{each}", own, each) for name, own in owns for each in own.train]
+    held_out = [(settings.evaluate, settings, settings.evaluate)] if settings.root is not None or not settings.sources else []
+    return list({part[0]: part for part in [*parts, *held_out]}.values())
+
+
+def _own(settings: DataSettings, source: SourceData) -> DataSettings:
     fields = {field: getattr(source, field) for field in SourceData.model_fields if field != "weight"}
-    own = settings.model_copy(update={"sources": {}, "further": [], **fields})
+    return settings.model_copy(update={"sources": {}, "further": [], **fields})
+
+
+def _source(settings: DataSettings, name: str, source: SourceData) -> Source:
+    own = _own(settings, source)
     try:
         if own.reader == "shards" and own.limit is None and not own.shuffle_images:
             read_split(own, own.train[0])  # says what is wrong with data.root
