@@ -51,7 +51,8 @@ def assert_same_run(one: Path, other: Path, noise: float = NOISE) -> None:
 
 def alone(folder: Path, **case: str) -> Path:
     """Run a case in this process."""
-    build(folder, case).fit(resume=case.pop("resume", "") == "yes")
+    resume = case.pop("resume", "") == "yes"
+    build(folder, case).fit(resume=resume)
     return folder
 
 

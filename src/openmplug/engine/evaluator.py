@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,12 +85,13 @@ def evaluate_task(
     start = time.monotonic()
     try:
         with kept_random_state(), torch.no_grad():
-            with distributed.agreed() if shared else nullcontext(), autocast(device, precision):
+            with distributed.agreed(), autocast(device, precision):
                 predictions = list(task.evaluate(moved()))
             if shared:
                 predictions = [one for some in distributed.gather_objects(predictions) for one in some]
-            if not predictions:
-                raise DataError(f"none of the {count.seen} inputs could be read; run: openmplug data check")
+            with distributed.alike():
+                if not predictions:
+                    raise DataError(f"none of the {count.seen} inputs could be read; run: openmplug data check")
             metrics = {name: float(value) for name, value in task.score(predictions).items()}
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, OpenmplugError) or not is_out_of_memory(error) or not current:

@@ -42,6 +42,6 @@ def merge(run: Path, output: Path, base: Sequence[Path] = ()) -> dict[str, Any]:
     with atomic_folder(output) as writing:
         image = validate(ImageSettings, config["image"], where="image")
         video = validate(VideoSettings, config["video"], where="video") if "video" in config else None
-        write_model(writing, task, task.model.state_dict(), config["task"], image, video=video)
+        write_model(writing, task, config["task"], image, video=video)
     count = sum(parameter.numel() for parameter in task.model.parameters())
     return {"adapters": str(folder), "output": str(output), "sha256": folder_hash(output), "parameters": count}

@@ -100,13 +100,17 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
 def write_model(
     folder: Path,
     task: Task,
-    weights: Mapping[str, Tensor],
     name: str,
     image: ImageSettings,
     adapters: AdapterRecord | None = None,
     video: VideoSettings | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write what a trained folder holds: weights (the model's, whole), or adapters and where their base is; configuration; vocabulary."""
+    """Write what a trained folder holds: weights, or adapters and where their base is; configuration; vocabulary.
+
+    ``weights`` are the model's, whole, where it has but pieces of them itself.
+    """
+    weights = task.model.state_dict() if weights is None else weights
     config = {
         "architecture": architecture_of(task.model.config),
         "model": task.model.config.model_dump(mode="json"),

@@ -75,7 +75,7 @@ class ParallelTask:
         compiled: Let ``torch.compile`` make every layer's kernels.
 
     Raises:
-        UsageError: If the model declares no layers, or ``shard_size`` does not divide the number of processes.
+        UsageError: If the model declares no layers, the task cannot be sharded, or ``shard_size`` does not divide the number of processes.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class ParallelTask:
             raise UsageError(
                 f"{type(task.model).__name__} declares no layers to shard or compile; set run.parallel=ddp and run.compile=false"
             )
+        if self.sharded and not task.shardable:
+            raise UsageError(f"task {type(task).__name__} writes texts while it learns, which needs whole weights; set run.parallel=ddp")
         if compiled:
             for layer, _ in layers:
                 layer.compile()

@@ -169,7 +169,7 @@ def _prepare(
             loop=config.run,
             folder=output,
             device=target,
-            write_model=lambda folder, weights: write_model(folder, task, weights, config.task, config.image, adapters, config.video),
+            write_model=lambda folder, weights: write_model(folder, task, config.task, config.image, adapters, config.video, weights),
             on_error=config.data.on_error,
             validate=None if held_out is None else _validation(config, task, held_out, target),
             validate_count=0 if held_out is None else len(held_out.samples[: config.run.validate_limit]),

@@ -101,6 +101,11 @@ class Task(nn.Module, ABC):
         """Return a small picklable object that turns items into a batch; it runs in the loader's workers."""
 
     @property
+    def shardable(self) -> bool:
+        """Whether training goes through the model's layers alone, so that each process may hold a piece of them only."""
+        return True
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether ``look_ahead`` is to be called before the micro-batches of an optimizer step; ``begin_step`` then is once, before it."""
         return False

@@ -127,6 +127,11 @@ class CaptioningTask(Task):
         """Name the parts of the model; an instruction needs those that read."""
         return ("vision", "text", "fusion", "decoder") if settings.instruction else cls.model_modules
 
+    @property
+    def shardable(self) -> bool:
+        """Whether the model learns without writing."""
+        return not self.settings.self_critical
+
     def _memory(self, images: Tensor) -> DecoderMemory:
         if not self.settings.instruction:
             return self.model.caption_memory(images)
