@@ -21,6 +21,7 @@ from openmplug.engine.evaluator import Evaluation
 from openmplug.engine.report import REPORT, write_report
 from openmplug.tasks.base import Task
 from openmplug.tasks.captioning import CaptioningTask
+from openmplug.tasks.grounding import GroundingTask
 from openmplug.tasks.marks import Marks, exact_marks, show
 from openmplug.tasks.retrieval import RetrievalTask
 
@@ -228,8 +229,7 @@ def test_boxes_are_drawn_and_several_pictures_stand_side_by_side(tmp_path: Path)
     split = pictures(tmp_path / "p", 4, side=320)
     found = {"phrase": "the left cup", "box": [20.0, 20.0, 100.0, 100.0], "true_box": [40.0, 40.0, 200.0, 200.0]}
     predictions = [Prediction(str(n), "", -0.1, (), {"image": f"{n}.png", "iou": 0.3 * n, **found}) for n in range(4)]
-    task = SimpleNamespace(settings=SimpleNamespace(), shown=show)
-    task.marks = lambda every: Task.marks(cast(Any, task), every)
+    task = SimpleNamespace(settings=SimpleNamespace(), marks=lambda every: GroundingTask.marks(cast(Any, None), every), shown=show)
     page = report(tmp_path, predictions, split, task)
     assert "right box green and found box red" in page.words
     assert headings(page, tmp_path)[1:] == ["Most confident errors", "Misses, drawn at random", "Hits, drawn at random"]

@@ -1,4 +1,4 @@
-"""``openmplug data check RECIPE data.root=DIR`` finds nothing wrong with the fixture of any recipe, and every reader says what is missing."""
+"""``openmplug data check RECIPE data.root=DIR`` finds nothing wrong with any recipe's fixture, and every reader says what is missing."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ PER_TASK = {
     "caption": ["settings.num_beams=2", "settings.min_length=1", "settings.max_length=6"],
     "vqa": ["settings.num_beams=2"],
     "classification": ["data.workers=0"],
+    "pretrain": ["data.workers=0"],
 }
 
 
@@ -61,7 +62,7 @@ def write_data(name: str, root: Path) -> Path:
     config = load_recipe(name)
     if config.data.reader == "jsonl":
         write_moving(root, train_clips=48, dev_clips=6)
-        return root / {"classification": "direction"}.get(config.task, config.task)
+        return root / {"classification": "direction", "pretrain": "caption"}.get(config.task, config.task)
     WRITERS[config.data.reader](root)
     if config.data.answers:
         write_json(root / config.data.answers, {"man": 0, "squirrel": 1, "cook": 2})

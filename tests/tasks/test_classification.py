@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
-from openmplug.batch import Item, Sample
+from openmplug.batch import Item, Prediction, Sample
 from openmplug.data.text import sentence_pair
 from openmplug.errors import DataError, UsageError
 from openmplug.tasks import build_task, find_task
+from openmplug.tasks.classes import ClassificationSettings
 from openmplug.tasks.classification import ClassificationTask, mix_images
 from tiny_models import SIZES
 from tiny_tasks import evaluation_batch, items, memorise, random_task, tiny_task, tokenizer, training_batch
@@ -220,3 +222,13 @@ def test_records_that_cannot_be_learned(settings: dict[str, Any], sample: Sample
 def test_settings_that_contradict(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny_task("classification", settings)
+
+
+def test_classes_are_marked_by_equality_and_numbers_by_distance() -> None:
+    told = [Prediction("0", "cat", 0.9, ("cat",)), Prediction("1", "dog", 0.6, ("cat",)), Prediction("2", "dog", 0.6)]
+    marks = ClassificationTask.marks(cast(Any, SimpleNamespace(settings=ClassificationSettings(labels=("cat", "dog")))), told)
+    assert (list(marks.values), marks.classes) == ([1.0, 0.0, None], ("cat", "dog"))
+    numbers = [Prediction("0", "2.5", 2.5, ("4",)), Prediction("1", "1", 1.0)]
+    measured = ClassificationSettings(regression=True, number_range=(0, 5), metric="pearson")
+    marks = ClassificationTask.marks(cast(Any, SimpleNamespace(settings=measured)), numbers)
+    assert (list(marks.values), marks.full) == ([-1.5, None], None)
