@@ -75,7 +75,7 @@ def test_a_large_corpus_equals_pycocoevalcap() -> None:
 LABELLED = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(LABELLED)
 def test_labels_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
@@ -99,7 +99,7 @@ def test_the_first_k_equal_scikit_learn(ranked: list[tuple[list[int], int]], k: 
     assert top_k_accuracy([ranking for ranking, _ in ranked], true, k) == pytest.approx(wanted, abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=60))
 def test_numbers_equal_scipy(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
