@@ -114,7 +114,7 @@ def test_layers_contract_names_every_module(pyproject: dict) -> None:
         "inference | engine",
         "tasks | checkpoints",
         "models | objectives | data | metrics",
-        "config | batch | device",
+        "config | batch | device | distributed",
         "errors",
     ]
     assert layers["exhaustive"] is True

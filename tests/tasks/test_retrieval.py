@@ -269,17 +269,18 @@ def test_a_matching_weight_of_0_builds_and_computes_no_matching() -> None:
 
 def test_words_are_masked_in_training_only_and_special_tokens_never() -> None:
     task = task_with(masked_words=0.5)
-    text = training_batch(task, several_captions()).text
+    batch = training_batch(task, several_captions())
+    text = batch.text
     assert text is not None
     torch.manual_seed(0)
     task.train()
-    drawn = torch.stack([task._mask_words(text) for _ in range(200)])
+    drawn = torch.stack([task.read_ids(batch) for _ in range(200)])
     hidden = drawn == task.tokenizer.mask_id
     assert (drawn == text.ids)[~hidden].reshape(-1).all()  # nothing else changes
     words = text.mask & (text.ids != task.tokenizer.cls_id)
     assert not hidden[:, ~words].any()
     torch.testing.assert_close(hidden[:, words].float().mean().item(), 0.5, atol=0.02, rtol=0)
-    assert torch.equal(task.eval()._mask_words(text), text.ids)
+    assert torch.equal(task.eval().read_ids(batch), text.ids)
 
 
 def test_without_reranking_the_similarity_alone_orders() -> None:
