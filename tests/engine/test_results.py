@@ -144,6 +144,17 @@ def test_add_keeps_an_evaluation_with_its_control(folder: Path, tmp_path: Path) 
     assert "96.12" in render(folder)
 
 
+def test_a_control_trained_with_less_in_sight_is_a_model_of_its_own(folder: Path, tmp_path: Path) -> None:
+    good = evaluation(tmp_path)
+    other = evaluation(tmp_path, "other", model_hash="d" * 64, metrics={"vqa_accuracy": 61.0})
+    elsewhere = evaluation(tmp_path, "elsewhere", model_hash="d" * 64, recipe="vqa/daquar_mplug_tiny")
+    assert run("results", "add", good, "--folder", folder, "--retrained", f"one frame={other}").code == 0
+    kept = json.loads((folder / "vqa.easy_vqa_mplug_tiny.json").read_text())
+    assert kept["controls"] == [{"name": "one frame", "value": 61.0}]
+    refused = run("results", "add", good, "--folder", folder, "--retrained", f"one frame={elsewhere}").error(3)
+    assert "has recipe 'vqa/daquar_mplug_ti" in refused
+
+
 def test_add_keeps_the_scores_of_kinds_with_their_controls(folder: Path, tmp_path: Path) -> None:
     kinds = {"settings": {"score_by": "kind"}}
     scores = {"vqa_accuracy": 90.0, "accuracy": 90.0, "accuracy_colour": 80.0, "accuracy_shape": 95.5}

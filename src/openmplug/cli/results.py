@@ -29,6 +29,10 @@ def add(
     control: Annotated[
         list[str] | None, typer.Option("--control", metavar="NAME=DIR", help="An evaluation that should score lower; may be repeated.")
     ] = None,
+    retrained: Annotated[
+        list[str] | None,
+        typer.Option("--retrained", metavar="NAME=DIR", help="A control that is a model of its own, trained with less in sight."),
+    ] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe, where the evaluation does not name it.")] = None,
     section: Annotated[str | None, typer.Option("--section", help="Of the page; an earlier result of the recipe has one already.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Which score; by default the one the recipe names.")] = None,
@@ -41,7 +45,8 @@ def add(
     from openmplug.engine.adding import measure, parse_controls
     from openmplug.engine.results import write_measured
 
-    path, result = measure(evaluation, folder, parse_controls(control or []), recipe, section, metric, minutes)
+    others = parse_controls(retrained or [])
+    path, result = measure(evaluation, folder, parse_controls(control or []), recipe, section, metric, minutes, others)
     if not dry_run:
         write_measured(path, result)
     if json_output:

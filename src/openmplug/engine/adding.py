@@ -33,6 +33,7 @@ def measure(
     section: str | None = None,
     metric: str | None = None,
     minutes: float | None = None,
+    retrained: Mapping[str, Path] | None = None,
 ) -> tuple[Path, Measured]:
     """Make a result of what ``openmplug evaluate`` wrote.
 
@@ -44,6 +45,7 @@ def measure(
         section: Of the page; None takes the earlier result's, else the only section with results that there is.
         metric: A key of the evaluation's metrics; None takes the one the recipe names.
         minutes: Of training; None reads the log of the run that the model comes from.
+        retrained: Name -> folder of an evaluation, with the same recipe, of a model trained with less in sight (one frame, no pictures).
 
     Returns:
         The file to write, and its content.
@@ -65,7 +67,8 @@ def measure(
     key, words, factor = _metric(str(name), facts, metric)
     scores = facts["metrics"]
     value = round(factor * scores[key], 6)
-    beside = {label: _control(place, facts, key) for label, place in (controls or {}).items()}
+    beside = {label: _control(place, facts, key, ("model_hash", "split", "count")) for label, place in (controls or {}).items()}
+    beside |= {label: _control(place, facts, key, ("recipe", "split", "count")) for label, place in (retrained or {}).items()}
     found = [Control(name="majority", value=round(factor * scores[f"majority_{key}"], 6))] if f"majority_{key}" in scores else []
     found += [Control(name=label, value=round(factor * other[key], 6)) for label, other in beside.items()]
     run = _run(Path(facts["model"]))
@@ -109,14 +112,13 @@ def _metric(recipe: str, facts: Mapping[str, Any], wanted: str | None) -> tuple[
     return key, named if hundredfold else key, 100.0 if hundredfold else 1.0
 
 
-def _control(place: Path, facts: Mapping[str, Any], key: str) -> dict[str, float]:
-    """Return a control's metrics, ``key`` among them."""
+def _control(place: Path, facts: Mapping[str, Any], key: str, shared: Sequence[str]) -> dict[str, float]:
+    """Return a control's metrics, ``key`` among them, if it agrees with the evaluation in all that is ``shared``."""
     other = _read(place)
-    for field in ("model_hash", "split", "count"):
-        if other[field] != facts[field]:
-            raise DataError(
-                f"control '{place}' has {field} {other[field]!r:.20}, the evaluation {facts[field]!r:.20}; evaluate the same on both"
-            )
+    for field in shared:
+        ours, theirs = facts.get(field), other.get(field)
+        if ours != theirs:
+            raise DataError(f"control '{place}' has {field} {theirs!r:.20}, the evaluation {ours!r:.20}; evaluate the same on both")
     scores: dict[str, float] = other["metrics"]
     if key not in scores:
         raise DataError(f"control '{place}' has no metric '{key}', only {', '.join(scores)}; evaluate the same on both")
