@@ -15,6 +15,7 @@ from openmplug.data.shapes import TASKS, draw, write_shapes
 from openmplug.data.shapes_scene import COLOURS, PAIRS, SHAPES, UNSEEN, Scene, make_scene
 from openmplug.data.shapes_text import captions, questions, statements
 from openmplug.data.splits import DataSettings, read_split
+from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import UsageError
 
 TRAIN, DEV = 400, 120
@@ -38,11 +39,18 @@ def scenes(count: int, unseen: bool) -> list[Scene]:
 def test_equal_seeds_give_equal_bytes(root: Path, tmp_path: Path) -> None:
     counts = write_shapes(tmp_path, TRAIN, DEV, seed=1)
     files = sorted(path.relative_to(root) for path in root.rglob("*.*"))
-    assert len(files) == 2 * 2 * len(TASKS)
+    assert len(files) == 2 * 2 * len(TASKS) + 1
     assert all((root / name).read_bytes() == (tmp_path / name).read_bytes() for name in files)
     assert counts["caption/train"] == TRAIN and counts["retrieval/dev"] == DEV and counts["statements/dev"] == 2 * DEV
     write_shapes(tmp_path, TRAIN, DEV, seed=2)
     assert (root / "vqa" / "dev.jsonl").read_bytes() != (tmp_path / "vqa" / "dev.jsonl").read_bytes()
+
+
+def test_the_vocabulary_has_every_word_of_every_training_text(root: Path) -> None:
+    words = Tokenizer.from_vocab_file(root / "vocab.txt")
+    said = [row.get(field, "") for task in TASKS for row in rows(root, task, "train") for field in ("question", "answer", "phrase", "text")]
+    said += [text for row in rows(root, "caption", "train") for text in row["captions"]]
+    assert not any(words.unk_id in words([text]).ids for text in set(said) if text)
 
 
 @pytest.mark.parametrize("task", ["vqa", "caption", "retrieval", "statements"])

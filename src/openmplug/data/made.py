@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 from openmplug.errors import UsageError
 
 Rows = dict[str, list[dict[str, Any]]]
 """The records of a split, by task."""
+
+SAID = ("question", "answer", "phrase", "text")
+"""Fields of a record that hold one text each."""
 
 Scene = TypeVar("Scene")
 
@@ -47,6 +51,13 @@ def write_split(root: Path, split: str, rows: Rows, archive: bytes, kind: str) -
     for task in rows:
         (root / task / f"{split}_{kind}.zip").write_bytes(archive)
     return counts
+
+
+def write_vocabulary(root: Path, rows: Rows) -> None:
+    """Write ``vocab.txt``, every word of the records' texts, for models that start from each other."""
+    every = [row for each in rows.values() for row in each]
+    texts = {text for row in every for text in (*row.get("captions", ()), *(row.get(field) for field in SAID)) if text}
+    Tokenizer.from_vocab(build_vocabulary(sorted(texts), min_count=1)).save(root)
 
 
 def undescribed(make: Callable[[], Scene], describe: Callable[[Scene], Sequence[str]], what: str) -> Callable[[], Scene]:

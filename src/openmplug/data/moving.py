@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_rows, write_split
+from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_rows, write_split, write_vocabulary
 from openmplug.data.moving_scene import FRAMES, Clip, make_clip
 from openmplug.data.moving_text import MOTION_KINDS, captions, questions
 from openmplug.data.shapes import paint
 from openmplug.data.shapes_scene import SIZE
-from openmplug.data.tokenizer import Tokenizer, build_vocabulary
 
 TASKS = ("vqa", "motion", "caption", "retrieval", "direction")
 FRAME_MILLISECONDS = 100
@@ -99,7 +98,7 @@ def write_moving(root: Path, train_clips: int = 6000, dev_clips: int = 500, seed
         counts |= write_split(root, split, rows, archive, "videos")
         counts[f"words/{split}"] = write_rows(root / "words" / f"{split}.jsonl", _in_words(rows))
         if split == "train":
-            Tokenizer.from_vocab(build_vocabulary(sorted(_texts(rows)), min_count=1)).save(root)
+            write_vocabulary(root, rows)
     return counts
 
 
@@ -107,11 +106,6 @@ def _in_words(rows: Rows) -> list[dict[str, Any]]:
     """Return the questions behind a caption in the place of the clip."""
     told = {row["video"]: row["captions"][0] for row in rows["caption"]}
     return [{"question": f"{told[row['video']]}. {row['question']}", "answer": row["answer"], "kind": row["kind"]} for row in rows["vqa"]]
-
-
-def _texts(rows: Rows) -> set[str]:
-    every = (row for each in rows.values() for row in each)
-    return {text for row in every for text in (*row.get("captions", ()), row.get("question"), row.get("answer")) if text}
 
 
 def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[Rows, bytes]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_split
+from openmplug.data.made import Archive, Rows, check_counts, undescribed, write_split, write_vocabulary
 from openmplug.data.shapes_scene import COLOURS, SIZE, Scene, make_scene
 from openmplug.data.shapes_text import captions, questions, statements
 
@@ -102,7 +102,10 @@ def write_shapes(root: Path, train_images: int = 3000, dev_images: int = 500, se
     counts: dict[str, int] = {}
     for split, number in (("train", train_images), ("dev", dev_images)):
         rng = random.Random(f"shapes/{seed}/{split}")
-        counts |= write_split(root, split, *_make_split(rng, number, unseen=split == "dev"), "images")
+        rows, archive = _make_split(rng, number, unseen=split == "dev")
+        counts |= write_split(root, split, rows, archive, "images")
+        if split == "train":
+            write_vocabulary(root, rows)
     return counts
 
 
