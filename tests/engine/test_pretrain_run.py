@@ -12,7 +12,7 @@ from PIL import Image
 import openmplug
 from openmplug.engine.recipe import check_recipe
 from openmplug.engine.run import evaluate, train
-from openmplug.errors import ModelError
+from openmplug.errors import ModelError, UsageError
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 MODEL = {
@@ -92,6 +92,23 @@ def test_what_pretraining_left_out_is_named(root: Path, tmp_path: Path) -> None:
     train(recipe("pretrain", root, bare), tmp_path / "bare", quiet=True)
     with pytest.raises(ModelError, match="has no decoder, fusion, which task 'vqa' needs; fine-tune it"):
         evaluate(recipe("vqa", root, SETTINGS["vqa"]), tmp_path / "bare", tmp_path / "out", quiet=True)
+
+
+def test_captions_and_questions_are_pretrained_on_together(root: Path, tmp_path: Path) -> None:
+    """Batches of captions and of questions take turns; the model then does both."""
+    told, asked = ({"reader": "jsonl", "root": str(root), "train": [split]} for split in ("train", "questions"))
+    data = {"reader": "jsonl", "root": str(root), "evaluate": "questions", "sources": {"told": told, "asked": asked}}
+    settings = {"queue_size": 0, "alpha": 0.0, "answer": 1.0, "itm": 0, "mlm": 0}
+    longer = {"lr": 3e-3, "vision_lr": 3e-3, "epochs": 30, "batch_size_per_device": 6, "warmup_steps": 1}
+    result = train(recipe("pretrain", root, settings, data=data, optim=longer), tmp_path / "both", quiet=True)
+    log = [json.loads(line) for line in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
+    kinds = ["loss_answer" in line for line in log if "loss" in line]
+    assert any(kinds) and not all(kinds)
+    assert result["metrics"]["answer_accuracy"] > 50  # four colours, and every answer ends the same way
+    found = evaluate(recipe("vqa", root, {"max_length": 4}), tmp_path / "both", tmp_path / "zero", quiet=True)
+    assert found["metrics"]["accuracy"] > 50
+    with pytest.raises(UsageError, match=r"asks a question about a picture; give settings\.answer a weight"):
+        train(recipe("pretrain", root, {**settings, "answer": 0}, data=data), tmp_path / "mute", quiet=True)
 
 
 def test_python_takes_a_pretrained_model_for_whatever_its_parts_allow(root: Path, pretrained: Path) -> None:

@@ -19,12 +19,13 @@ from openmplug.models.network import Network
 from openmplug.objectives.itm import Negatives
 from openmplug.tasks import Progress, build_task
 from openmplug.tasks.alignment import Aligned
-from openmplug.tasks.pretrain import OBJECTIVES, PretrainTask
+from openmplug.tasks.pretrain import PretrainTask
 from openmplug.tasks.readings import Reading, Readings
 from tiny_models import SIZES, SIZES2, randomise
 from tiny_tasks import captions, evaluation_batch, items, memorise, tokenizer, training_batch
 
 ALL = {"queue_size": 12, "instruction": 1.0}
+OBJECTIVES = ("itc", "itm", "mlm", "prefix", "instruction")  # of records with captions
 
 
 def task_with(family: str = "mplug", seed: int = 0, training: bool = True, **settings: Any) -> PretrainTask:
@@ -242,10 +243,47 @@ def test_texts_alone_are_masked_and_continued() -> None:
         mute(mute.collator(training=True)([Item(sample) for sample in mute.examples(texts())]))
 
 
+def questions() -> list[Sample]:
+    """Two questions about each picture, one of them with two answers."""
+    seen = [replace(sample, image=f"{sample.id}.jpg") for sample in captions()]
+    first = [replace(one, id=f"{one.id}a", text="what is it ?", targets=(one.targets[0].split()[-1],)) for one in seen]
+    second = [replace(one, id=f"{one.id}b", text="is it a cup ?", targets=("yes", "no"), weights=(0.7, 0.3)) for one in seen]
+    return [one for pair in zip(first, second, strict=True) for one in pair]
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_questions_are_answered_as_task_vqa_answers_them(per_token: bool) -> None:
+    task = task_with(answer=0.5, questions_per_example=2, per_token=per_token)
+    batch = training_batch(task, questions())
+    assert batch.images is not None and len(batch.images) == 8 and len(batch.samples) == 16
+    losses = task(batch)
+    assert set(losses.parts) == {"answer"} and batch.targets is not None
+    vqa = build_task("vqa", {**SIZES}, tokenizer(), {"questions_per_example": 2}, training=True).eval()
+    vqa.model.load_state_dict({name: task.model.state_dict()[name] for name in vqa.model.state_dict()})
+    expected = float(vqa(batch).total)
+    if per_token:
+        expected *= len(batch.samples) / float(batch.targets.mask[:, 1:].sum())
+    assert float(losses.total) == pytest.approx(0.5 * expected, rel=1e-5)
+    losses.total.backward()
+    touched = {name.split(".")[0] for name, p in task.model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert touched == {"vision", "text", "fusion", "decoder"}
+
+
+def test_questions_are_scored_by_the_pieces_of_their_answers() -> None:
+    task = task_with(answer=1.0, training=False)
+    together, alone = predictions(task, questions()), [predictions(task, [one])[0] for one in questions()]
+    for one, other in zip(together, alone, strict=True):
+        assert one.extra["answer"][:2] == other.extra["answer"][:2] and "mlm" not in one.extra
+        assert one.extra["answer"][2] == pytest.approx(other.extra["answer"][2], rel=1e-3)
+    assert set(task.score(together)) == {"answer_accuracy", "answer_perplexity", "mean_accuracy"}
+
+
 def test_what_cannot_be_learned_is_said() -> None:
     task = task_with()
     with pytest.raises(UsageError, match="record '0' asks a question about a picture"):
         task.examples([replace(captions()[0], text="what is it ?")])
+    with pytest.raises(DataError, match="questions and captions cannot share a batch"):
+        task.collator(training=True)(items([questions()[0], *task.examples(captions()[:1])]))
     with pytest.raises(DataError, match="record '9' has no text"):
         task.collator(training=True)(items([Sample("9", "9.jpg", image_index=9)]))
     with pytest.raises(DataError, match="with and without pictures cannot share a batch"):

@@ -62,7 +62,7 @@ class Component:
 
     Args:
         source: The source's name.
-        kind: "picture", "clip" or "words".
+        kind: "picture", "clip", "words", "picture question" or "clip question".
         weight: How often its examples are drawn, all of them together, against other components.
         examples: What is drawn from.
         sizes: How many follow each other in each shard; one number where they do not lie in shards.
@@ -197,8 +197,16 @@ class Mixture:
 
 
 def kind_of(sample: Sample) -> str:
-    """Return what a record is about: "clip", "words" or "picture"; a batch holds one kind."""
-    return "clip" if sample.clip else "words" if sample.image is None else "picture"
+    """Return what a record is: "clip", "words" or "picture", or a "question" about a clip or picture; a batch holds one kind."""
+    if sample.image is None:
+        return "words"
+    about = "clip" if sample.clip else "picture"
+    return f"{about} question" if asks(sample) else about
+
+
+def asks(sample: Sample) -> bool:
+    """Say whether a record asks something about its picture: its text is not one of what is to be written about it."""
+    return sample.image is not None and bool(sample.text and sample.targets) and sample.text not in sample.targets
 
 
 def named_by(sample: Sample, source: str, first: int) -> Sample:

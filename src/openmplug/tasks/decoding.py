@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmplug.batch import Item, Sample, Tokens
+from openmplug.batch import Batch, Item, Sample, Tokens
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError, UsageError
 from openmplug.models.decoder import DecoderMemory, TextDecoder
 from openmplug.models.generation import Hypothesis, beam_search
 from openmplug.models.mplug import MPLUGConfig
-from openmplug.objectives.language import IGNORE
+from openmplug.models.network import Network
+from openmplug.objectives.language import IGNORE, text_labels
 
 
 def stack_images(items: Sequence[Item]) -> Tensor:
@@ -76,6 +77,22 @@ def target_log_probs(decoder: TextDecoder, memory: DecoderMemory, targets: Token
     losses = F.cross_entropy(decoder.logits(hidden[wanted]).float(), shifted[wanted], reduction="none")
     rows = wanted.nonzero()[:, 0]
     return losses.new_zeros(len(labels)).index_add(0, rows, losses)
+
+
+def question_memory(model: Network, batch: Batch) -> DecoderMemory:
+    """Let the decoder attend to questions and what they are about: pictures, clips, or nothing but the words."""
+    assert batch.text is not None
+    if batch.images is None:
+        return model.text_memory(batch.text.ids, batch.text.mask)
+    return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
+
+
+def answer_losses(model: Network, batch: Batch) -> tuple[Tensor, DecoderMemory]:
+    """Compute minus the log-probability of each answer, (N,), and return the memory of its question with it."""
+    assert batch.targets is not None and batch.targets_per_item is not None
+    memory = memory_of_rows(question_memory(model, batch), batch.targets_per_item)
+    labels = text_labels(batch.targets.ids, batch.targets.mask)
+    return target_log_probs(model.decoder, memory, batch.targets, labels), memory
 
 
 def check_generation(config: MPLUGConfig, num_beams: int, max_length: int, prompt_length: int = 1) -> None:

@@ -13,7 +13,8 @@ fusion        2        1     each picture with its text, a wrong text, and what 
 decoder       2        2     continuations of prefixes; descriptions on instruction
 ============  =======  ====  ===============================================================================================
 
-Words alone (mPLUG-2's text corpora) are masked and continued, without fusion.
+Words alone (mPLUG-2's text corpora) are masked and continued, without fusion. Questions about pictures are answered as task ``vqa`` does,
+and nothing else: a question describes no picture.
 
 Sources: arXiv:2205.12005, arXiv:2302.00402. No release holds a pre-training script for pictures; what the papers leave open is chosen
 here and listed in docs/deviations.md.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,18 +32,19 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from openmplug.batch import Batch, Item, Losses, Prediction, Sample, Tokens
-from openmplug.data.text import clean_caption
-from openmplug.data.tokenizer import Tokenizer
+from openmplug.batch import Batch, Losses, Prediction, Sample, Tokens
+from openmplug.data.sources import asks
 from openmplug.distributed import fair_count
-from openmplug.errors import DataError, UsageError
+from openmplug.errors import UsageError
 from openmplug.models.fusion import Fused
 from openmplug.objectives.itm import matching_loss
 from openmplug.objectives.language import distilled_losses
 from openmplug.tasks.alignment import Aligned, AlignmentSettings, AlignmentTask, frames_of, fuse_together
 from openmplug.tasks.base import Collator
-from openmplug.tasks.decoding import stack_images
+from openmplug.tasks.decoding import answer_losses, grouped_by_image, memory_of_rows, question_memory
 from openmplug.tasks.marks import Marks, marks_by
+from openmplug.tasks.pretrain_batches import PretrainCollator
+from openmplug.tasks.pretrain_scores import SCORES, Counts, Said, count_said, pretraining_scores, share_right
 from openmplug.tasks.readings import (
     Encoded,
     Reading,
@@ -53,8 +55,7 @@ from openmplug.tasks.readings import (
     prefix_reading,
     spoken,
 )
-
-OBJECTIVES = ("itc", "itm", "mlm", "prefix", "instruction")
+from openmplug.tasks.vqa import VQACollator
 
 
 class PretrainSettings(AlignmentSettings):
@@ -66,6 +67,9 @@ class PretrainSettings(AlignmentSettings):
         mlm: Weight of masked words.
         prefix: Weight of the continuation of a prefix (mPLUG's PrefixLM).
         instruction: Weight of describing on an instruction (mPLUG-2's instruction-based language loss).
+        answer: Weight of answering the questions of records that ask one about a picture or clip; a source or data set of their own.
+        questions_per_example: Questions about one picture that are learned together.
+        max_question_length: Tokens of a question in training, [CLS] included; the rest is cut off.
         instructions: What is asked of a picture; one is drawn for each batch. ``{kind}`` becomes "image" or "video". The papers print
             one, in mPLUG-2's first figure.
         fused_captions: Of a picture's ``captions_per_example``, how many are drawn to be masked, cut and asked for; one of them is matched.
@@ -84,6 +88,9 @@ class PretrainSettings(AlignmentSettings):
     mlm: float = Field(default=1.0, ge=0)
     prefix: float = Field(default=1.0, ge=0)
     instruction: float = Field(default=0.0, ge=0)
+    answer: float = Field(default=0.0, ge=0)
+    questions_per_example: int = Field(default=1, ge=1)
+    max_question_length: int = Field(default=25, ge=2)
     instructions: tuple[str, ...] = Field(default=("what does the {kind} describe?",), min_length=1)
     fused_captions: int = Field(default=1, ge=1)
     share: float = Field(default=0.15, gt=0, lt=1)
@@ -102,45 +109,8 @@ class PretrainSettings(AlignmentSettings):
 
     @property
     def writes(self) -> bool:
-        """Whether the decoder has something to learn."""
+        """Whether the decoder learns to write about pictures."""
         return self.prefix > 0 or self.instruction > 0
-
-
-@dataclass(frozen=True)
-class PretrainCollator:
-    """Items to a batch of pictures, clips or words alone; of pictures the batch's ``targets`` are the instructions, a row each."""
-
-    tokenizer: Tokenizer
-    max_words: int
-    text_length: int
-    words_length: int
-    instructions: tuple[str, ...]
-
-    def __call__(self, items: list[Item]) -> Batch:
-        """Stack pictures, clean and tokenise texts; a record without a text of its own has the first of its captions.
-
-        Raises:
-            DataError: If a record has neither, or pictures and words alone come together.
-        """
-        groups = [item.sample.parts or (item.sample,) for item in items]
-        samples = [sample for group in groups for sample in group]
-        texts = [sample.text or next(iter(sample.targets or sample.references), "") for sample in samples]
-        if bare := next((sample for sample, text in zip(samples, texts, strict=True) if not text), None):
-            raise DataError(f"record {bare.id!r} has no text; pre-training needs one for every record")
-        pictured = [item.pixels is not None for item in items]
-        if any(pictured) != all(pictured):
-            raise DataError("records with and without pictures cannot share a batch; put them into different sources")
-        if not any(pictured):
-            return Batch(samples, text=self.tokenizer(texts, max_length=self.words_length))
-        asked = [text.replace("{kind}", "video" if samples[0].clip else "image") for text in self.instructions]
-        return Batch(
-            samples,
-            images=stack_images(items),
-            text=self.tokenizer([clean_caption(text, self.max_words) for text in texts], max_length=self.text_length),
-            targets=self.tokenizer(asked, max_length=self.text_length),
-            image_index=torch.tensor([sample.image_index for sample in samples]),
-            samples_per_image=torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None,
-        )
 
 
 class PretrainTask(AlignmentTask):
@@ -158,7 +128,7 @@ class PretrainTask(AlignmentTask):
         wanted = {"vision", "text", "contrastive"}
         wanted |= {"fusion", "matching"} if settings.itm else set()
         wanted |= {"fusion", "language"} if settings.mlm else set()
-        wanted |= {"fusion", "decoder"} if settings.writes else set()
+        wanted |= {"fusion", "decoder"} if settings.writes or settings.answer else set()
         return tuple(name for name in cls.model_modules if name in wanted)
 
     @classmethod
@@ -169,29 +139,36 @@ class PretrainTask(AlignmentTask):
         return tuple(name for name in cls.needed_modules(settings) if name != "matching")
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Make one example of every ``captions_per_example`` captions of a picture, and one of each text alone.
+        """Make one example of every ``captions_per_example`` captions of a picture, of its questions likewise, and one of each text alone.
 
         Raises:
-            UsageError: If a record asks a question about a picture: pre-training describes.
+            UsageError: If a record asks a question about a picture and answers have no weight.
         """
-        about_pictures = [sample for sample in samples if sample.image is not None]
-        if asking := next((sample for sample in about_pictures if sample.text and sample.targets), None):
-            raise UsageError(f"record '{asking.id}' asks a question about a picture; pre-training reads captions, or texts alone")
+        asking = [sample for sample in samples if asks(sample)]
+        if asking and not self.settings.answer:
+            raise UsageError(
+                f"record '{asking[0].id}' asks a question about a picture; give settings.answer a weight, or captions, or texts alone"
+            )
+        described = [sample for sample in samples if sample.image is not None and not asks(sample)]
         alone = [sample for sample in samples if sample.image is None]
         texts = [replace(sample, text=text) for sample in alone for text in ((sample.text,) if sample.text else sample.targets)]
-        return [*super().examples(about_pictures), *texts]
+        return [*super().examples(described), *grouped_by_image(asking, self.settings.questions_per_example), *texts]
 
     def collator(self, training: bool) -> Collator:
         """Make the collator; evaluation reads a record's first caption."""
         settings, longest = self.settings, self.model.config.max_positions - 1  # a continuation has [SEP] besides
         words_length = min(settings.max_text_length, longest)
-        return PretrainCollator(self.tokenizer, settings.max_words, longest, words_length, settings.instructions)
+        asked = min(settings.max_question_length, longest + 1) if training else longest + 1
+        questions = VQACollator(self.tokenizer, asked, longest + 2, training=True)
+        return PretrainCollator(self.tokenizer, settings.max_words, longest, words_length, settings.instructions, questions)
 
     # --------------------------------------------------------------------------------------------------------------- training
 
     def forward(self, batch: Batch) -> Losses:
         """Compute every objective of weight above 0."""
         assert batch.text is not None
+        if batch.targets_per_item is not None:
+            return self._answers(batch)
         if batch.images is None:
             return self._words_alone(batch.text)
         aligned = self.align(batch, batch.text.ids)
@@ -248,6 +225,13 @@ class PretrainTask(AlignmentTask):
         by_token = self.settings.per_token or name == "mlm"
         return losses.sum() / (fair_count(losses.new_tensor(max(len(losses), 1))) if by_token else len(reading.ids))
 
+    def _answers(self, batch: Batch) -> Losses:
+        """Answer questions about pictures; summed over an answer's tokens and averaged over questions, unless ``per_token``."""
+        assert batch.targets is not None and batch.target_weights is not None
+        losses, _ = answer_losses(self.model, batch)
+        learned = batch.targets.mask[:, 1:].sum() if self.settings.per_token else losses.new_tensor(len(batch))
+        return self._sum({"answer": (losses * batch.target_weights).sum() / fair_count(learned.to(losses.dtype))})
+
     def _words_alone(self, text: Tokens) -> Losses:
         losses = {name: self._language_loss(name, reading, logits) for name, (reading, logits) in self._spoken_alone(text).items()}
         if not losses:
@@ -274,28 +258,35 @@ class PretrainTask(AlignmentTask):
         """Measure every objective; what is masked and cut follows from the record, contrast and matching from who else is in the batch."""
         assert batch.text is not None
         seeds = [sample.id for sample in batch.samples]
-        counts: list[dict[str, tuple[float, ...]]] = [{} for _ in batch.samples]
-        if batch.images is None:
-            said = self._spoken_alone(batch.text, seeds)
+        counts: list[Counts] = [{} for _ in batch.samples]
+        if batch.targets_per_item is not None:
+            said = {"answer": self._answered(batch)}
+        elif batch.images is None:
+            said = {name: Said.of(*spoken) for name, spoken in self._spoken_alone(batch.text, seeds).items()}
         else:
             vision = self.model.encode_images(batch.images)
             text = self.model.encode_text(batch.text.ids, batch.text.mask)
             self._count_pairs(vision, text, batch, counts)
             readings = self._readings(batch.text, batch.targets, seeds)
             fused = fuse_together(self.model, vision, encode_readings(self.model, readings))
-            said = {name: (reading, spoken(self.model, reading, fused[name])) for name, reading in readings.items()}
-        for name, (reading, logits) in said.items():
-            answers, rows = reading.answers, reading.wanted.nonzero()[:, 0].tolist()
-            right, lost = (logits.argmax(dim=1) == answers).tolist(), F.cross_entropy(logits.float(), answers, reduction="none").tolist()
-            for row, correct, loss in zip(rows, right, lost, strict=True):
-                asked, found, total = counts[row].get(name, (0, 0, 0.0))
-                counts[row][name] = asked + 1, found + correct, total + loss
+            said = {name: Said.of(reading, spoken(self.model, reading, fused[name])) for name, reading in readings.items()}
+        for name, one in said.items():
+            count_said(name, one, counts)
         return [
             Prediction(sample.id, sample.text or "", -sum(loss for *_, loss in kept.values()), sample.references, _told(sample, kept))
             for sample, kept in zip(batch.samples, counts, strict=True)
         ]
 
-    def _count_pairs(self, vision: Tensor, text: Tensor, batch: Batch, counts: list[dict[str, tuple[float, ...]]]) -> None:
+    def _answered(self, batch: Batch) -> Said:
+        """Compute the logits of each next piece of the answers to each question."""
+        assert batch.targets is not None and batch.targets_per_item is not None
+        memory = memory_of_rows(question_memory(self.model, batch), batch.targets_per_item)
+        hidden = self.model.decoder.hidden(batch.targets.ids[:, :-1], batch.targets.mask[:, :-1], memory)
+        wanted = batch.targets.mask[:, 1:]
+        owners = torch.arange(len(batch.targets_per_item), device=wanted.device).repeat_interleave(batch.targets_per_item)
+        return Said(owners[wanted.nonzero()[:, 0]], batch.targets.ids[:, 1:][wanted], self.model.decoder.logits(hidden[wanted]))
+
+    def _count_pairs(self, vision: Tensor, text: Tensor, batch: Batch, counts: list[Counts]) -> None:
         """Count for each record: asked, found, loss of finding its text and its picture in the batch; of telling right pairs from wrong."""
         assert batch.images is not None and batch.text is not None and batch.image_index is not None
         similarity = self.model.vision_features(vision, frames_of(batch.images)) @ self.model.contrastive.text_features(text).T
@@ -319,35 +310,16 @@ class PretrainTask(AlignmentTask):
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Compute the share that is right of each objective in percent, the perplexity of words, and the mean of the shares."""
-        scores: dict[str, float] = {}
-        for name in OBJECTIVES:
-            asked, found, lost = (sum(one.extra[name][part] for one in predictions if name in one.extra) for part in range(3))
-            if asked:
-                scores[f"{name}_accuracy"] = 100 * found / asked
-            if asked and name not in ("itc", "itm"):
-                scores[f"{name}_perplexity"] = math.exp(min(lost / asked, 700.0))
-        shares = [value for name, value in scores.items() if name.endswith("_accuracy")]
-        return {**scores, self.metric: sum(shares) / len(shares)} if shares else {}
+        return pretraining_scores(predictions, self.metric)
 
     def marks(self, predictions: Sequence[Prediction]) -> Marks:
         """Mark each record by the share of all it was asked that was right."""
-
-        def share(one: Prediction) -> float:
-            asked, found = (sum(one.extra[name][part] for name in OBJECTIVES if name in one.extra) for part in (0, 1))
-            return found / asked if asked else 0.0
-
-        return marks_by("right of what was asked", share, predictions, full=None)
+        return marks_by("right of what was asked", share_right, predictions, full=None)
 
     def scorer(self) -> dict[str, str]:
         """Name the scores."""
-        return {
-            "itc_accuracy": "percent of pictures and texts whose nearest in their batch is right; depends on its size",
-            "itm_accuracy": "percent of pairs told right: each picture with its text, and with the most similar wrong one of its batch",
-            "mlm_accuracy": "percent of hidden pieces of words found; what is hidden follows from the record's id",
-            "prefix_accuracy": "percent of next pieces named right in the second half of each text, [SEP] among them",
-            "instruction_accuracy": "the same of whole texts",
-        }
+        return dict(SCORES)
 
 
-def _told(sample: Sample, kept: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def _told(sample: Sample, kept: Counts) -> dict[str, Any]:
     return {"image": sample.image, **sample.extra, **kept}

@@ -21,7 +21,15 @@ from openmplug.models.network import Network
 from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
 from openmplug.objectives.language import soft_token_losses, text_labels
 from openmplug.tasks.base import Collator, Progress, Task
-from openmplug.tasks.decoding import check_generation, generate, grouped_by_image, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import (
+    answer_losses,
+    check_generation,
+    generate,
+    grouped_by_image,
+    memory_of_rows,
+    question_memory,
+    stack_images,
+)
 from openmplug.tasks.marks import Marks, marks_by
 
 
@@ -168,23 +176,16 @@ class VQATask(Task):
         if self.twin is not None:
             self.twin.update(self.model)
 
-    def _memory(self, batch: Batch, model: Network) -> DecoderMemory:
-        assert batch.text is not None
-        if batch.images is None:  # about words alone
-            return model.text_memory(batch.text.ids, batch.text.mask)
-        return model.answer_memory(batch.images, batch.text.ids, batch.text.mask, batch.samples_per_image)
-
     def forward(self, batch: Batch) -> Losses:
         """Compute sum over answers of weight * cross-entropy, divided by the number of questions (not of answers or tokens)."""
         assert batch.targets is not None and batch.target_weights is not None and batch.targets_per_item is not None
-        labels = text_labels(batch.targets.ids, batch.targets.mask)
-        memory = memory_of_rows(self._memory(batch, self.model), batch.targets_per_item)
-        losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
+        losses, memory = answer_losses(self.model, batch)
         alpha = self.settings.distillation_alpha
         if self.twin is not None and alpha > 0:
             with torch.no_grad():
-                teacher = memory_of_rows(self._memory(batch, self.twin.model), batch.targets_per_item)
+                teacher = memory_of_rows(question_memory(self.twin.model, batch), batch.targets_per_item)
                 soft = self.twin.model.decoder(batch.targets.ids, batch.targets.mask, teacher)[:, :-1].float().softmax(dim=-1)
+            labels = text_labels(batch.targets.ids, batch.targets.mask)
             logits = self.model.decoder(batch.targets.ids, batch.targets.mask, memory)
             losses = (1 - alpha) * losses + alpha * soft_token_losses(logits, labels, soft).sum(dim=1)
         total = (losses * batch.target_weights).sum() / len(batch)
@@ -192,7 +193,7 @@ class VQATask(Task):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Answer each question."""
-        settings, memory = self.settings, self._memory(batch, self.model)
+        settings, memory = self.settings, question_memory(self.model, batch)
         if settings.inference == "rank":
             return self._rank(batch, memory)
         answers = generate(
@@ -211,7 +212,7 @@ class VQATask(Task):
         Raises:
             DataError: If there are none.
         """
-        return self._ranking(self._memory(batch, self.model))
+        return self._ranking(question_memory(self.model, batch))
 
     def _ranking(self, memory: DecoderMemory) -> Ranking:
         answers = self.settings.answers
