@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from openmplug import __version__
 from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, results, screen, train
+from openmplug.cli import explain as explain_verb
 from openmplug.errors import OpenmplugError
 
 # typer brings its own copy of click since 0.26 and used the installed one before; this is the right class in both.
@@ -105,6 +106,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
 app.add_typer(predict.app, name="predict")
+app.command("explain")(explain_verb.explain)
 app.add_typer(judge.app, name="judge")
 app.command("quickstart")(quickstart.quickstart)
 app.command("bench")(bench.bench)

@@ -99,7 +99,14 @@ class EvalClip:
 
     def __call__(self, video: Video, rng: random.Random | None = None) -> Tensor:
         """Sample and transform one clip to (F, 3, size, size) float32; without ``rng``, random sampling takes the same frames always."""
-        frames = video.read(chooser(self.video.sampling)(self.video.frames, len(video), rng or random.Random(0)))
+        return self.squash(video.read(self.choose(video, rng)))
+
+    def choose(self, video: Video, rng: random.Random | None = None) -> list[int]:
+        """Choose the numbers of the frames that are looked at."""
+        return chooser(self.video.sampling)(self.video.frames, len(video), rng or random.Random(0))
+
+    def squash(self, frames: Frames) -> Tensor:
+        """Transform frames (F, H, W, 3) to (F, 3, size, size)."""
         resize = resize_nearest if self.video.resize == "nearest" else resize_bicubic
         return self._normalise(resize(frames, self.image.size))
 

@@ -30,6 +30,9 @@ from openmplug.device import autocast
 from openmplug.errors import UsageError
 from openmplug.inference.abilities import box_transform, embed_images, embed_texts, ground
 from openmplug.inference.classifying import classifier, classify, labels
+from openmplug.inference.explain.explanation import Explanation
+from openmplug.inference.explain.front import Asked, explain
+from openmplug.inference.explain.reading import Layers
 from openmplug.inference.pictures import ImageInput
 from openmplug.inference.results import Answer, Box, Caption, Label, Match
 from openmplug.inference.visuals import VisualInput, VisualTransform, by_kind, is_clip
@@ -336,6 +339,44 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         found = classify(self, [one for one, _ in pairs], [text for _, text in pairs])
         return found[0] if single else found
 
+    def explain(
+        self,
+        images: VisualInput | Sequence[VisualInput],
+        texts: str | Sequence[str] | None = None,
+        *,
+        target: str | Sequence[str | None] | None = None,
+        task: str | None = None,
+        layer: int | None = None,
+        decoder_layer: int | None = None,
+    ) -> Explanation | list[Explanation]:
+        """Show where the model looks: for every word, and for all of them, a map over the patches of each picture or video.
+
+        The maps are attention from words to patches, weighted by the gradient of what is explained: the matching head's log odds, or the
+        log probability of an answer or caption. Words that are read have that of the fusion; words that are written, of the decoder.
+
+        Args:
+            images: One picture or video, or several, mixed at will.
+            texts: The sentence to match or the question to answer, one or several as in ``match``; None for captions.
+            target: An answer or caption, or one for each input, to explain in the place of the model's own.
+            task: ``retrieval``, ``vqa`` or ``caption``; default what the model was trained for.
+            layer: Of the fusion, from 0; default the middle one.
+            decoder_layer: Of the decoder; default the middle one.
+
+        Raises:
+            UsageError: If the model cannot do that, a text is missing or too many, or there is no such layer.
+            DataError: If a picture cannot be read.
+        """
+        pairs: list[Pair] = [(image, None) for image in _as_list(images)]
+        single = not _is_list(images)
+        if texts is not None:
+            pairs, single = _pairs(images, texts, "texts")
+        targets = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target] * len(pairs)
+        if len(targets) != len(pairs):
+            raise UsageError(f"{len(targets)} targets for {len(pairs)} inputs; give as many, or a single one")
+        asked = [Asked(*pair, wanted) for pair, wanted in zip(pairs, targets, strict=True)]
+        found = explain(self, asked, task, Layers(layer, decoder_layer))
+        return found[0] if single else found
+
     def embed_images(self, images: VisualInput | Sequence[VisualInput], batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed pictures and videos for search.
 
@@ -437,6 +478,23 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             One result per item, in order.
         """
         results: dict[int, Result] = {}
+        for positions, batch in self.batches(texts, clips, pixels, task):
+            with self.computing():
+                results.update(zip(positions, compute(batch), strict=True))
+        return [results[position] for position in range(len(texts))]
+
+    def batches(
+        self,
+        texts: Sequence[str | None],
+        clips: Sequence[bool],
+        pixels: Callable[[int], Tensor | tuple[Tensor, ...]] | None,
+        task: Task,
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Make batches of items, as ``compute`` works on them.
+
+        Returns:
+            For each batch the positions of its items, and the batch, on the model's device.
+        """
         collate = task.collator(training=False)
         lengths = [0 if text is None else len(self.tokenizer.encode(text)) for text in texts]
         for positions in by_kind(clips, lengths, self.batch_size, self.video.frames):
@@ -447,10 +505,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
                 seen = None if pixels is None else pixels(position)
                 first, *further = seen if isinstance(seen, tuple) else (seen,)
                 items.append(Item(sample, first, further_pixels=tuple(further)))
-            batch = collate(items).to(self.device)
-            with self.computing():
-                results.update(zip(positions, compute(batch), strict=True))
-        return [results[position] for position in range(len(texts))]
+            yield positions, collate(items).to(self.device)
 
     # -------------------------------------------------------------------------------------------------------------------- hub
 

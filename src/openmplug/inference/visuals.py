@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -92,6 +93,26 @@ def is_clip(visual: VisualInput) -> bool:
     return isinstance(found, Video)
 
 
+_DRAWN_SIDE = 1024  # px; pictures that are drawn on are small, and many may be held
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the model sees, and what a person would look at beside it.
+
+    Args:
+        pixels: (3, size, size) of a picture, (F, 3, size, size) of a video.
+        pictures: The picture, or the video's frames; large ones reduced.
+        size: Width and height before that, px.
+        frames: Numbers of the frames; none of a picture.
+    """
+
+    pixels: Tensor
+    pictures: tuple[Image.Image, ...]
+    size: tuple[int, int]
+    frames: tuple[int, ...] = ()
+
+
 class VisualTransform:
     """Pictures to (3, size, size), videos to (F, 3, size, size); picklable.
 
@@ -139,6 +160,30 @@ class VisualTransform:
         if isinstance(visual, Video):  # the caller's own stays open
             return self.clip(visual)
         return self(read_visual(visual))
+
+    def shown(self, visual: VisualInput) -> Shown:
+        """Read and transform an input, and keep what is to be drawn on.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        found = read_visual(visual)
+        if isinstance(found, Image.Image):
+            return Shown(self.picture(found), (_drawable(found),), found.size)
+        try:
+            numbers = self.clip.choose(found)
+            frames = found.read(numbers)
+        finally:
+            if found is not visual:
+                found.close()
+        pictures = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+        return Shown(self.clip.squash(frames), tuple(map(_drawable, pictures)), pictures[0].size, tuple(numbers))
+
+
+def _drawable(picture: Image.Image) -> Image.Image:
+    copy = picture.copy()
+    copy.thumbnail((_DRAWN_SIDE, _DRAWN_SIDE), Image.Resampling.BICUBIC)
+    return copy
 
 
 def by_kind(clips: Sequence[bool], lengths: Sequence[int], batch_size: int, frames: int) -> list[list[int]]:

@@ -177,6 +177,11 @@ class MPLUG(Network):
         """Encode ids (B, T) with mask (B, T) to (B, T, D), before any fusion."""
         return self.text(ids, mask)
 
+    def by_patch(self, values: Tensor, frames: int = 1) -> Tensor:
+        """Arrange values (..., V) by patch, (..., F, h, w): every frame has its own class token."""
+        side = self.config.image_size // self.config.patch_size
+        return values.unflatten(-1, (frames, -1))[..., 1:].unflatten(-1, (side, side))
+
     def vision_features(self, vision: Tensor, frames: int = 1) -> Tensor:
         """Project class tokens to features (B, E); those of a clip's frames are averaged."""
         return self.contrastive.vision_features(vision, frames)

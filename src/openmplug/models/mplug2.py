@@ -166,6 +166,16 @@ class MPLUG2(Network):
         """Encode ids (B, T) with mask (B, T) to (B, T, D), universal layers included."""
         return self.universal.read_text(self.text(ids, mask), mask)
 
+    @property
+    def frame_step(self) -> int:
+        """The temporal stride, where temporal modules merge frames."""
+        return (self.temporal.stride or 1) if hasattr(self, "temporal") else 1
+
+    def by_patch(self, values: Tensor, frames: int = 1) -> Tensor:
+        """Arrange values (..., V) by patch, (..., F', h, w): a clip has one class token, and fewer frames where they are merged."""
+        side = self.config.image_size // self.config.patch_size
+        return values[..., 1:].unflatten(-1, (-1, side, side))
+
     def vision_features(self, vision: Tensor, frames: int = 1) -> Tensor:
         """Project the class token, a clip's one too, to features (B, E)."""
         return self.contrastive.vision_features(vision)

@@ -126,6 +126,20 @@ class Network(nn.Module, ABC):
     def vision_features(self, vision: Tensor, frames: int = 1) -> Tensor:
         """Project what ``encode_images`` made of pictures, or of clips of so many frames, to L2-normalised features (B, E)."""
 
+    @property
+    def frame_step(self) -> int:
+        """How many frames of a clip become one frame of vision tokens."""
+        return 1
+
+    @abstractmethod
+    def by_patch(self, values: Tensor, frames: int = 1) -> Tensor:
+        """Arrange a value per vision token, (..., V), by the patches it stands for, (..., F', h, w); class tokens have none.
+
+        Args:
+            values: In the order of what ``encode_images`` returns.
+            frames: Of a clip; F' of them are left where a model merges frames.
+        """
+
     def fuse(self, vision: Tensor, text: Tensor, text_mask: Tensor) -> Fused:
         """Fuse vision (B, V, D) and text (R, T, D), B dividing R."""
         return self.fusion(vision, text, text_mask)

@@ -9,6 +9,8 @@ only. With many rows fp32 gains nothing but fused activations; bf16 gains there 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +116,18 @@ class PackedLinear:
     def __getstate__(self) -> dict[str, None]:
         """Leave the copy behind when a model is copied or pickled."""
         return {"_copy": None}
+
+    @staticmethod
+    @contextmanager
+    def kept(model: nn.Module) -> Iterator[None]:
+        """Keep all copies of a model through a block that needs gradients of activations and changes no weight."""
+        held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, PackedLinear)]
+        copies = [each._copy for each in held]
+        try:
+            yield
+        finally:
+            for each, copy in zip(held, copies, strict=True):
+                each._copy = copy
 
 
 class Linear(nn.Linear):

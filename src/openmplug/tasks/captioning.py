@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from openmplug.batch import Batch, Item, Losses, Prediction, Sample
+from openmplug.batch import Batch, Item, Losses, Prediction, Sample, Tokens
 from openmplug.config import Settings
 from openmplug.data.sources import Draw, DrawCaptions
 from openmplug.data.text import target_text
@@ -20,6 +20,7 @@ from openmplug.errors import DataError, UsageError
 from openmplug.metrics.captions import caption_scores, cider, ptb_tokenise
 from openmplug.metrics.official import official_scores, require
 from openmplug.models.decoder import DecoderMemory
+from openmplug.models.generation import Hypothesis
 from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
@@ -133,11 +134,18 @@ class CaptioningTask(Task):
         return not self.settings.self_critical
 
     def _memory(self, images: Tensor) -> DecoderMemory:
-        if not self.settings.instruction:
+        asked = self.asked(len(images))
+        if asked is None:
             return self.model.caption_memory(images)
-        asked = self.tokenizer([self.settings.instruction], max_length=self.model.config.max_positions).to(images.device)
-        rows = len(images)
-        return self.model.answer_memory(images, asked.ids.expand(rows, -1), asked.mask.expand(rows, -1))
+        asked = asked.to(images.device)
+        return self.model.answer_memory(images, asked.ids, asked.mask)
+
+    def asked(self, rows: int) -> Tokens | None:
+        """Return the instruction's tokens, once for each of so many pictures; None where there is none."""
+        if not self.settings.instruction:
+            return None
+        asked = self.tokenizer([self.settings.instruction], max_length=self.model.config.max_positions)
+        return Tokens(asked.ids.expand(rows, -1), asked.mask.expand(rows, -1))
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Make one example of every ``captions_per_example`` captions of a picture; of all where the model's own are rewarded."""
@@ -172,7 +180,7 @@ class CaptioningTask(Task):
                 self.tokenizer,
                 self._reward,
                 batch.samples,
-                prompt=self._prompt,
+                prompt=self.given_ids,
                 **self._search,
             )
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
@@ -183,18 +191,16 @@ class CaptioningTask(Task):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Write one caption per picture."""
-        assert batch.images is not None
-        captions = generate(
-            self.model.decoder,
-            self._memory(batch.images),
-            self.tokenizer,
-            prompt=self._prompt,
-            **self._search,
-        )
         return [
-            Prediction(sample.id, self._behind_prompt(text), best.score, sample.references, {"image": sample.image, **sample.extra})
-            for sample, (text, best) in zip(batch.samples, captions, strict=True)
+            Prediction(sample.id, text, best.score, sample.references, {"image": sample.image, **sample.extra})
+            for sample, (text, best) in zip(batch.samples, self.write(batch), strict=True)
         ]
+
+    def write(self, batch: Batch) -> list[tuple[str, Hypothesis]]:
+        """Write one caption per picture; with each, the tokens it was made of, ``given_ids`` first."""
+        assert batch.images is not None
+        captions = generate(self.model.decoder, self._memory(batch.images), self.tokenizer, prompt=self.given_ids, **self._search)
+        return [(self._behind_prompt(text), best) for text, best in captions]
 
     def evaluate(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """Describe a whole split, after a look for what the official scorers need.
@@ -206,7 +212,8 @@ class CaptioningTask(Task):
         yield from super().evaluate(batches)
 
     @property
-    def _prompt(self) -> list[int]:
+    def given_ids(self) -> list[int]:
+        """What the decoder is given to go on from; empty where it begins after [CLS]."""
         return self.prompt_ids[:-1] if self.settings.generate_from == "prompt" else []
 
     @property

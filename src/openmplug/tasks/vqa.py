@@ -16,6 +16,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
 from openmplug.metrics.vqa import exact_match, vqa_accuracy
 from openmplug.models.decoder import DecoderMemory
+from openmplug.models.generation import Hypothesis
 from openmplug.models.momentum import MomentumTwin
 from openmplug.models.network import Network
 from openmplug.models.ranking import AnswerTrie, Ranking, rank_with_trie
@@ -193,18 +194,21 @@ class VQATask(Task):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Answer each question."""
-        settings, memory = self.settings, question_memory(self.model, batch)
-        if settings.inference == "rank":
-            return self._rank(batch, memory)
-        answers = generate(
+        if self.settings.inference == "rank":
+            return self._rank(batch, question_memory(self.model, batch))
+        return [_prediction(sample, text, best.score) for sample, (text, best) in zip(batch.samples, self.write(batch), strict=True)]
+
+    def write(self, batch: Batch) -> list[tuple[str, Hypothesis]]:
+        """Write one answer per question; with each, the tokens it was made of."""
+        settings = self.settings
+        return generate(
             self.model.decoder,
-            memory,
+            question_memory(self.model, batch),
             self.tokenizer,
             num_beams=settings.num_beams,
             min_length=settings.min_length,
             max_length=settings.max_length,
         )
-        return [_prediction(sample, text, best.score) for sample, (text, best) in zip(batch.samples, answers, strict=True)]
 
     def rank(self, batch: Batch) -> Ranking:
         """Rank ``settings.answers`` for each question.
