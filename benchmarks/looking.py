@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_scenes(root: Path, limit: int | None) -> list[Scene]:
 def named(words: Sequence[str], boxes: dict[str, Box]) -> list[tuple[int, str]]:
     """Find the words that name figures: (place of the word, name of its figure); a colour stands before its shape."""
     found = []
-    for place, (first, second) in enumerate(zip(words, words[1:], strict=False)):
+    for place, (first, second) in enumerate(pairwise(words)):
         if first in COLOURS and second in SHAPES and f"{first} {second}" in boxes:
             found += [(place, f"{first} {second}"), (place + 1, f"{first} {second}")]
     return found

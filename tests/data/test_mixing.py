@@ -67,6 +67,20 @@ def test_order_follows_from_seed_epoch_and_position_for_any_number_of_processes(
         MixtureSampler(mixture(), 0)
 
 
+def test_the_batches_of_a_step_have_the_kinds_by_their_weights() -> None:
+    parts = [component("web", "picture", 2, 64), component("clips", "clip", 1, 32), component("text", "words", 1, 32)]
+    sampler = MixtureSampler(MixedExamples(parts), 2, seed=5, together=4)
+    kinds = ["picture" if batch[0][1] < 64 else "clip" if batch[0][1] < 96 else "words" for batch in sampler]
+    steps = [kinds[first : first + 4] for first in range(0, len(kinds), 4)]
+    assert len(kinds) == 64 and all(1 <= step.count("picture") <= 3 for step in steps)
+    assert sum(Counter(step) == {"picture": 2, "clip": 1, "words": 1} for step in steps) >= 12  # of 16
+    assert len({tuple(step) for step in steps}) > 4  # in no fixed order
+    apart = MixtureSampler(MixedExamples(parts), 2, seed=5)
+    drawn = ["picture" if batch[0][1] < 64 else "clip" if batch[0][1] < 96 else "words" for batch in apart]
+    assert Counter(drawn) == Counter(kinds)
+    assert sum(Counter(drawn[first : first + 4]) == {"picture": 2, "clip": 1, "words": 1} for first in range(0, 64, 4)) < 12
+
+
 def test_a_small_weight_still_has_a_batch() -> None:
     sampler = MixtureSampler(MixedExamples([component("a", "picture", 1e6, 40), component("b", "words", 1e-6, 3)]), 4)
     assert sum(index >= 40 for batch in sampler for _, index in batch) == 4

@@ -105,6 +105,8 @@ def test_captions_and_questions_are_pretrained_on_together(root: Path, tmp_path:
     kinds = ["loss_answer" in line for line in log if "loss" in line]
     assert any(kinds) and not all(kinds)
     assert result["metrics"]["answer_accuracy"] > 50  # four colours, and every answer ends the same way
+    with pytest.raises(UsageError, match=r"give optim\.accumulation above 1"):
+        train(recipe("pretrain", root, settings, data={**data, "mixed_steps": True}, optim=longer), tmp_path / "alone", quiet=True)
     found = evaluate(recipe("vqa", root, {"max_length": 4}), tmp_path / "both", tmp_path / "zero", quiet=True)
     assert found["metrics"]["accuracy"] > 50
     with pytest.raises(UsageError, match=r"asks a question about a picture; give settings\.answer a weight"):

@@ -116,6 +116,7 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
         rank: Number of this process, from 0.
         world_size: Number of processes.
         window: Shards that are shuffled together.
+        together: So many batches in a row have the kinds by their shares, as even as whole batches allow; 1 draws each by itself.
 
     Raises:
         UsageError: If a batch would have no example.
@@ -131,13 +132,14 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         window: int = WINDOW_SHARDS,
+        together: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; expected at least 1")
         self.size = len(examples)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.start_batch = epoch, start_batch
+        self.epoch, self.start_batch, self.together = epoch, start_batch, together
         components = examples.components
         self._starts = examples.starts
         self._orders = [PassOrder(component.sizes, f"{seed}/{component.source}/{component.kind}", window) for component in components]
@@ -169,8 +171,7 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, start = self.epoch, self.start_batch
-        order = [kind for kind, count in self._batches.items() for _ in range(count)]
-        random.Random(f"batches/{self.seed}/{epoch}").shuffle(order)
+        order = self._kinds(epoch)
         slots = {kind: self._arranged(kind, epoch) for kind in self._members}
         quotas = [pair for kind in self._members for pair in zip(self._members[kind], self._slots[kind], strict=True)]
         taken = {number: epoch * count for number, count in quotas}  # position in the endless row of passes
@@ -185,6 +186,24 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
                 taken[number] += 1
             if position >= start:
                 yield [self._key(*each) for each in keys[low:high]]
+
+    def _kinds(self, epoch: int) -> list[str]:
+        """Return the kind of every batch of the epoch."""
+        rng = random.Random(f"batches/{self.seed}/{epoch}")
+        if self.together == 1:
+            order = [kind for kind, count in self._batches.items() for _ in range(count)]
+            rng.shuffle(order)
+            return order
+        # Each kind's batches at even distances from a random start, then the batches of each group in random order.
+        places = []
+        for kind, count in self._batches.items():
+            start = rng.random()
+            places += [((number + start) / count, kind) for number in range(count)]
+        order = [kind for _, kind in sorted(places)]
+        groups = [order[first : first + self.together] for first in range(0, len(order), self.together)]
+        for group in groups:
+            rng.shuffle(group)
+        return [kind for group in groups for kind in group]
 
     def _arranged(self, kind: str, epoch: int) -> torch.Tensor:
         """Return which component each place of this kind's batches is for, a byte or two each."""

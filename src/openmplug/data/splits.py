@@ -68,6 +68,8 @@ class DataSettings(Settings):
             kinds come in random order, each kind as often as it has batches.
         sources: Name -> data set, with a ``weight``: what is trained on, in the place of ``train``, drawn by weight. An epoch has as many
             examples as all together. Without weights each example is as likely as any other.
+        mixed_steps: Let the micro-batches of an optimizer step (``optim.accumulation``) have the kinds of ``sources`` by their weights. A
+            batch is of one kind; without this, steps have kinds as they come.
     """
 
     reader: str = "jsonl"
@@ -83,6 +85,7 @@ class DataSettings(Settings):
     limit: int | None = Field(None, ge=1)
     further: list[FurtherData] = Field(default_factory=list)
     sources: dict[str, SourceData] = Field(default_factory=dict)
+    mixed_steps: bool = False
 
     @model_validator(mode="after")
     def _sources_agree(self) -> DataSettings:

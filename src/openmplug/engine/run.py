@@ -285,8 +285,13 @@ def _training_loader(
 
 def _training_sampler(config: RunConfig, examples: Sequence[Sample] | MixedExamples) -> EpochSampler | MixtureSampler:
     size, rank, processes = config.optim.batch_size_per_device, distributed.rank(), distributed.world_size()
+    together = config.optim.accumulation if config.data.mixed_steps else 1
+    if config.data.mixed_steps and (together == 1 or not config.data.sources):
+        raise UsageError(
+            "data.mixed_steps mixes the micro-batches of a step; give optim.accumulation above 1, and data.sources of several kinds"
+        )
     if isinstance(examples, MixedExamples):
-        return MixtureSampler(examples, size, seed=config.seed, rank=rank, world_size=processes)
+        return MixtureSampler(examples, size, seed=config.seed, rank=rank, world_size=processes, together=together)
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
     kinds = [kind_of(sample) for sample in examples]
     full = len(examples) >= size * processes
