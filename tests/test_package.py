@@ -111,6 +111,7 @@ def test_layers_contract_names_every_module(pyproject: dict) -> None:
     (layers,) = (contract for contract in contracts if contract["type"] == "layers")
     assert layers["layers"] == [
         "cli | compat",
+        "serving",
         "inference | engine",
         "tasks | checkpoints",
         "models | objectives | data | metrics",

@@ -28,6 +28,10 @@ class DataError(OpenmplugError, ValueError):
     exit_code = 3
 
 
+class TooLarge(DataError):
+    """A picture or video beyond what it may be: more pixels, frames or seconds than allowed."""
+
+
 class ModelError(OpenmplugError, ValueError):
     """A checkpoint or model that cannot be used, or a loss that is not finite (exit code 4)."""
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmplug import __version__
-from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, results, screen, train
+from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, results, screen, serve, train
 from openmplug.cli import explain as explain_verb
 from openmplug.errors import OpenmplugError
 
@@ -110,6 +110,7 @@ app.command("explain")(explain_verb.explain)
 app.add_typer(judge.app, name="judge")
 app.command("quickstart")(quickstart.quickstart)
 app.command("bench")(bench.bench)
+app.command("serve")(serve.serve)
 
 
 def main() -> None:

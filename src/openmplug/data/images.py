@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from openmplug.errors import DataError
+from openmplug.errors import DataError, TooLarge
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset(
@@ -59,14 +59,15 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         An RGB picture, fully loaded.
 
     Raises:
-        DataError: If the data is empty, no picture, cut short or damaged, or larger than ``max_pixels``.
+        DataError: If the data is empty, no picture, cut short or damaged.
+        TooLarge: If it is larger than ``max_pixels``.
     """
     if not data:
         raise DataError(f"image '{name}' is empty (0 bytes); replace the file or remove its record")
     try:
         image: Image.Image = Image.open(BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise DataError(f"image '{name}' has too many pixels ({error}); resize it first") from None
+        raise TooLarge(f"image '{name}' has too many pixels ({error}); resize it first") from None
     except UnidentifiedImageError:
         start = data[:12].decode("ascii", "replace").replace("\n", " ")
         raise DataError(
@@ -76,7 +77,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         raise DataError(f"image '{name}' has a damaged header ({one_line(error)})") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise DataError(f"image '{name}' has too many pixels: {width:,} x {height:,}, expected at most {max_pixels:,}; resize it first")
+        raise TooLarge(f"image '{name}' has too many pixels: {width:,} x {height:,}, expected at most {max_pixels:,}; resize it first")
     try:
         image.load()
         return to_rgb(_turn_upright(image))

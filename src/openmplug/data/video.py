@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +21,61 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from openmplug.data.frames import indices_at
-from openmplug.data.images import DECODER_ERRORS, PICTURE_SUFFIXES, decode_image, one_line, to_rgb
-from openmplug.errors import DataError
+from openmplug.data.images import DECODER_ERRORS, MAX_PIXELS, PICTURE_SUFFIXES, decode_image, one_line, to_rgb
+from openmplug.errors import DataError, TooLarge
 
 if TYPE_CHECKING:
     from openmplug.data.images import ImageSource
 
 Frames: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 """(F, H, W, 3) uint8, red green blue."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLimits:
+    """What a video may ask of this machine: checked against its header before anything is decoded, and again while it is read.
+
+    Args:
+        pixels: Largest width x height of a frame.
+        frames: Most frames.
+        seconds: Longest duration.
+        work_seconds: Longest time that finding and decoding its frames may take.
+    """
+
+    pixels: int = MAX_PIXELS
+    frames: float = float("inf")
+    seconds: float = float("inf")
+    work_seconds: float = float("inf")
+
+    def check(self, name: str, frames: int = 0, seconds: float = 0.0, size: tuple[int, int] = (0, 0)) -> None:
+        """Refuse what is beyond a limit.
+
+        Args:
+            name: What errors call the video.
+            frames: As far as known.
+            seconds: As far as known.
+            size: Width and height of a frame.
+
+        Raises:
+            TooLarge: If it is.
+        """
+        width, height = size
+        if width * height > self.pixels:
+            raise TooLarge(f"video '{name}' has too many pixels: {width:,} x {height:,}, expected at most {self.pixels:,}; resize it first")
+        if seconds > self.seconds:
+            raise TooLarge(f"video '{name}' is too long: {seconds:,.0f} seconds, expected at most {self.seconds:,.0f}; cut it")
+        if frames > self.frames:
+            raise TooLarge(f"video '{name}' has too many frames: {frames:,} or more, expected at most {self.frames:,}; cut it")
+
+    def check_work(self, name: str, begun: float) -> None:
+        """Refuse to go on with a video that has taken too long since ``begun`` (``time.monotonic()``).
+
+        Raises:
+            TooLarge: If it has.
+        """
+        if time.monotonic() - begun > self.work_seconds:
+            raise TooLarge(f"video '{name}' takes longer than {self.work_seconds:g} seconds to decode; cut it or make it smaller")
+
 
 _FOLDER_FPS = 25.0  # of frames that lie in a folder and say nothing about time
 
@@ -161,17 +210,28 @@ class Animation(Video):
     Args:
         place: Path or content.
         name: What errors call it.
+        limits: What it may ask of this machine.
+
+    Raises:
+        DataError: If it is none, or damaged at its head.
+        TooLarge: If it is beyond a limit.
     """
 
-    def __init__(self, place: Path | bytes, name: str) -> None:
+    def __init__(self, place: Path | bytes, name: str, limits: VideoLimits | None = None) -> None:
         self.name = name
+        self._limits = limits or VideoLimits()
+        self._begun = time.monotonic()
         try:
             self._image = Image.open(BytesIO(place) if isinstance(place, bytes) else place)
+            self._limits.check(name, size=self._image.size)
             self._length = int(getattr(self._image, "n_frames", 1))
         except UnidentifiedImageError:
             raise DataError(f"video '{name}' is neither a video nor an animation; expected mp4, webm, mkv, avi, GIF, ...") from None
+        except TooLarge:  # a ValueError too, as the next are
+            raise
         except (Image.DecompressionBombError, *DECODER_ERRORS) as error:
             raise DataError(f"video '{name}' cannot be opened: {one_line(error)}") from None
+        self._limits.check(name, self._length)
 
     def __len__(self) -> int:
         return self._length
@@ -185,6 +245,7 @@ class Animation(Video):
         return np.cumsum([0.0, *durations[:-1]]) / 1000
 
     def _seek(self, index: int) -> None:
+        self._limits.check_work(self.name, self._begun)
         try:
             self._image.seek(index)
         except DECODER_ERRORS as error:
@@ -227,15 +288,17 @@ def kind_of_content(place: Path | bytes) -> Literal["animation", "video", "other
     return "other"
 
 
-def open_video(place: Path | bytes, name: str) -> Video:
+def open_video(place: Path | bytes, name: str, limits: VideoLimits | None = None) -> Video:
     """Open a video.
 
     Args:
         place: A file, of which only what is needed is read; a folder of frames; or a file's content.
         name: What errors call it.
+        limits: What a file or its content may ask of this machine.
 
     Raises:
         DataError: If it is missing, empty, damaged at its head, or holds no frame to show.
+        TooLarge: If it is beyond a limit.
         EnvironmentProblem: If it needs PyAV and that is not installed.
     """
     if isinstance(place, bytes):
@@ -256,10 +319,10 @@ def open_video(place: Path | bytes, name: str) -> Video:
     if not size:
         raise DataError(f"video '{name}' is empty (0 bytes); replace the file or remove its record")
     if start.startswith(_PICTURE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
-        return Animation(place, name)
+        return Animation(place, name, limits)
     from openmplug.data.video_file import VideoFile
 
-    return VideoFile(place, name)
+    return VideoFile(place, name, limits=limits)
 
 
 def open_clip(source: ImageSource, name: str) -> Video:

@@ -14,6 +14,7 @@ presentation time, so every way gives the same pixels.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from openmplug.data.images import MAX_PIXELS, one_line
-from openmplug.data.video import Frames, Video
-from openmplug.errors import DataError, EnvironmentProblem
+from openmplug.data.images import one_line
+from openmplug.data.video import Frames, Video, VideoLimits
+from openmplug.errors import DataError, EnvironmentProblem, TooLarge
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -98,14 +99,25 @@ class VideoFile(Video):
         name: What errors call it.
         jump_frames: Jump when that saves more than so many frames; 0 jumps whenever it saves any, None never.
         threads: Of the decoder; None takes one in a data worker and lets FFmpeg choose elsewhere.
+        limits: What it may ask of this machine.
 
     Raises:
         DataError: If it is no video, holds no frame, or is damaged so that its frames cannot be told.
+        TooLarge: If it is beyond a limit, by its header or as it turns out.
         EnvironmentProblem: If PyAV is not installed.
     """
 
-    def __init__(self, place: Path | bytes, name: str, jump_frames: int | None = JUMP_FRAMES, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        place: Path | bytes,
+        name: str,
+        jump_frames: int | None = JUMP_FRAMES,
+        threads: int | None = None,
+        limits: VideoLimits | None = None,
+    ) -> None:
         self.name = name
+        self._limits = limits or VideoLimits()
+        self._begun = time.monotonic()
         self._place = place
         self._jump_frames = jump_frames
         self._threads = (1 if get_worker_info() else 0) if threads is None else threads
@@ -122,9 +134,11 @@ class VideoFile(Video):
 
     def _open(self, threads: int | None = None) -> tuple[InputContainer, VideoStream]:
         try:
-            # Files only: a playlist in a video's place must not make us fetch what it names.
+            # Files only: a playlist in a video's place must not make us fetch what it names. What came as bytes may name no file either.
+            inside = isinstance(self._place, bytes)
             source: Any = BytesIO(self._place) if isinstance(self._place, bytes) else f"file:{self._place}"
-            container = self._av.open(source, timeout=TIMEOUT_SECONDS, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+            options = {"protocol_whitelist": "none" if inside else "file"}
+            container = self._av.open(source, timeout=TIMEOUT_SECONDS, options=options, metadata_errors="ignore")
         except self._errors as error:
             raise DataError(f"video '{self.name}' is not a video or damaged at its head ({_reason(error)}); get the file again") from None
         shown = [stream for stream in container.streams.video if not _is_cover(stream)]
@@ -135,9 +149,11 @@ class VideoFile(Video):
         best = container.streams.best("video")
         stream: VideoStream = best if best in shown else shown[0]
         context = stream.codec_context
-        if context.width * context.height > MAX_PIXELS:
+        try:
+            self._limits.check(self.name, stream.frames, _duration(container, stream), (context.width, context.height))
+        except TooLarge:
             container.close()
-            raise DataError(f"video '{self.name}' has too many pixels: {context.width:,} x {context.height:,}; resize it first")
+            raise
         context.thread_type = "AUTO"
         context.thread_count = self._threads if threads is None else threads
         # Rather an error than a frame with grey blocks in it.
@@ -178,10 +194,13 @@ class VideoFile(Video):
             if packet.is_keyframe:
                 keys.append(len(times))
             times.append(packet.pts)
+            self._limits.check(self.name, len(times))
         if packets < announced:
             raise DataError(f"video '{self.name}' is cut short: {packets} of its {announced} frames are there; get the file again")
         known = np.array([time for time in times if time is not None], np.int64)
         ordered = np.unique(known)
+        if len(ordered):  # headers may say less than there is
+            self._limits.check(self.name, seconds=float(ordered[-1] - ordered[0]) * self._unit)
         # AVI stores no presentation times: with B-frames, what is given for one is the order in the file.
         guessed = container.format.name == "avi" and stream.codec_context.has_b_frames
         if len(ordered) < len(times) or guessed:
@@ -193,6 +212,7 @@ class VideoFile(Video):
         count = 0
         try:
             for packet in container.demux(stream):
+                self._limits.check_work(self.name, self._begun)
                 if packet.size:
                     yield packet
                     count += 1
@@ -212,6 +232,8 @@ class VideoFile(Video):
                 for frame in container.decode(stream):
                     yield frame
                     count += 1
+                    self._limits.check(self.name, count)
+                    self._limits.check_work(self.name, self._begun)
             except self._errors as error:
                 raise DataError(f"video '{self.name}' is damaged after frame {count} ({_reason(error)}); get the file again") from None
 
@@ -302,6 +324,7 @@ class VideoFile(Video):
         left, skips = set(wanted), context.name in _SKIPPING
         place, damage = -1, _Damage(table)
         for packet in container.demux(stream):
+            self._limits.check_work(self.name, self._begun)
             number = table.number(packet.pts) if packet.size else None
             if number is not None:
                 if start is not None and place < 0 and table.places[number] > table.places[start]:
@@ -338,6 +361,14 @@ class VideoFile(Video):
 def _is_cover(stream: VideoStream) -> bool:
     """Say whether a stream is the picture on the cover of a piece of music."""
     return bool(stream.disposition & stream.disposition.attached_pic)
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float:
+    """Return the longest duration that the header claims, in seconds; 0 where it says nothing."""
+    claims = [container.duration / 1_000_000 if container.duration else 0.0]
+    if stream.duration and stream.time_base:
+        claims.append(float(stream.duration * stream.time_base))
+    return max(claims)
 
 
 def _reason(error: BaseException) -> str:

@@ -74,11 +74,15 @@ def embed_images(model: Model, images: Sequence[VisualInput], batch_size: int) -
     """Embed pictures and videos to (n, E); see ``Model.embed_images``."""
     found = torch.empty(len(images), model.network.config.embed_dim)
     for positions in by_kind([is_clip(image) for image in images], [0] * len(images), batch_size, model.video.frames):
-        pixels = torch.stack([model.visuals.read(images[position]) for position in positions]).to(model.device)
-        frames = pixels.shape[1] if pixels.ndim == 5 else 1
-        with model.computing():
-            found[positions] = model.network.vision_features(model.network.encode_images(pixels), frames).float().cpu()
+        found[positions] = embed_pixels(model, torch.stack([model.visuals.read(images[position]) for position in positions]))
     return found.numpy()
+
+
+def embed_pixels(model: Model, pixels: Tensor) -> Tensor:
+    """Embed a batch of pictures (B, 3, size, size) or clips (B, F, 3, size, size) to (B, E) float32 on the CPU."""
+    frames = pixels.shape[1] if pixels.ndim == 5 else 1
+    with model.computing():
+        return model.network.vision_features(model.network.encode_images(pixels.to(model.device)), frames).float().cpu()
 
 
 def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:

@@ -266,18 +266,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             task = self.task_for("vqa", num_beams=num_beams, min_length=min_length, max_length=max_length)
             found = [Answer(one.text, one.score) for one in self._in_batches(pairs, task, task.predict)]
             return found[0] if single else found
-        answers = tuple(dict.fromkeys(candidates))
-        if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
-            raise UsageError("candidates must be at least one text, none of them empty; leave candidates out for a free answer")
-        ranker = self.task_for("vqa", inference="rank", answers=list(answers), k_test=len(answers))
-        assert isinstance(ranker, VQATask)
-
-        def ranked(batch: Batch) -> list[Answer]:
-            ranking = ranker.rank(batch)
-            rows = zip(ranking.indices.tolist(), ranking.probabilities.tolist(), strict=True)
-            listed = [tuple((answers[index], share) for index, share in zip(*row, strict=True)) for row in rows]
-            return [Answer(one[0][0], one[0][1], one) for one in listed]
-
+        ranker, ranked = self._ranking(candidates)
         chosen = self._in_batches(pairs, ranker, ranked)
         return chosen[0] if single else chosen
 
@@ -416,6 +405,22 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         with torch.inference_mode(), autocast(self.device, "fp32" if self.precision == "bf16" else self.precision):
             yield
 
+    def _ranking(self, candidates: Sequence[str]) -> tuple[Task, Callable[[Batch], list[Answer]]]:
+        """Return the task that ranks candidates, and what makes answers of its batches."""
+        answers = tuple(dict.fromkeys(candidates))
+        if not answers or not all(isinstance(one, str) and one.strip() for one in answers):
+            raise UsageError("candidates must be at least one text, none of them empty; leave candidates out for a free answer")
+        ranker = self.task_for("vqa", inference="rank", answers=list(answers), k_test=len(answers))
+        assert isinstance(ranker, VQATask)
+
+        def ranked(batch: Batch) -> list[Answer]:
+            ranking = ranker.rank(batch)
+            rows = zip(ranking.indices.tolist(), ranking.probabilities.tolist(), strict=True)
+            listed = [tuple((answers[index], share) for index, share in zip(*row, strict=True)) for row in rows]
+            return [Answer(one[0][0], one[0][1], one) for one in listed]
+
+        return ranker, ranked
+
     def _match(self, batch: Batch) -> list[Match]:
         assert batch.images is not None and batch.text is not None
         model, words = self.network, batch.text
@@ -429,12 +434,16 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         probabilities = model.matching(model.fuse(vision, text, words.mask).text).float().softmax(dim=1)[:, 1]
         return [Match(*values) for values in zip(probabilities.tolist(), similarities.tolist(), strict=True)]
 
-    def results(self, verb: str, items: Sequence[tuple[Tensor, str | None]]) -> list[Any]:
+    def results(
+        self, verb: str, items: Sequence[tuple[Tensor, str | None]], *, candidates: Sequence[str] | None = None, **settings: Any
+    ) -> list[Any]:
         """Work on pictures and clips that are pixels already.
 
         Args:
             verb: ``vqa``, ``caption``, ``retrieval`` or ``classification``.
             items: Pixels (3, size, size) or (F, 3, size, size), from ``visuals``, and the words of each.
+            candidates: Of ``vqa``: choose among these, as ``answer`` does.
+            settings: Of the task, changed for this call, such as ``num_beams``; those that are None stay.
 
         Returns:
             One ``Answer``, ``Caption``, ``Match`` or ``Label`` per item, in order.
@@ -446,7 +455,9 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
 
         if verb == "classification":
             return list(labels(self, classifier(self), texts, clips, pixels))
-        task = self.task_for(verb)
+        if candidates is not None:
+            return self.compute(texts, clips, pixels, *self._ranking(candidates))
+        task = self.task_for(verb, **settings)
         if verb == "retrieval":
             return self.compute(texts, clips, pixels, task, self._match)
         kind = Answer if verb == "vqa" else Caption

@@ -1,0 +1,110 @@
+"""Receiving the body of a request: counted and timed piece by piece, before any of it is looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from openmplug.serving.limits import Limits
+from openmplug.serving.refusals import Refusal, too_large
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class ClientGone(Exception):
+    """The client hung up; there is nobody to answer."""
+
+
+class Held:
+    """The bytes that one request holds in memory; see ``Uploads.holding``."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        """Take room for so many more.
+
+        Raises:
+            Refusal: 429, if all requests together hold too much already.
+        """
+        uploads = self._uploads
+        if uploads.held and uploads.held + count > uploads.limit:
+            raise Refusal(429, "uploads_full", "too many bytes are being received at once; try again", retry_after=1, close=True)
+        uploads.held += count
+        self.count += count
+
+    def release(self) -> None:
+        """Give all of it back."""
+        self._uploads.held -= self.count
+        self.count = 0
+
+
+class Uploads:
+    """The bytes of all bodies that are received or decoded at the moment.
+
+    Args:
+        limit: Of all together; a single body may be larger, and is then alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    @contextmanager
+    def holding(self) -> Iterator[Held]:
+        """Count the bytes of one request while the block runs."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            held.release()
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits, held: Held) -> bytearray:
+    """Receive a body.
+
+    Args:
+        receive: ASGI's.
+        headers: Of the request, names in lower case.
+        limits: How many bytes, and how long it may take.
+        held: Counts them.
+
+    Raises:
+        Refusal: 413 if it is larger than allowed: at once if the header says so, else with the first byte too many. 408 if it comes too
+            slowly. 429 if others hold too much.
+        ClientGone: If the client hangs up.
+    """
+    declared = headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+        raise _large(f"{int(declared[:20]):,} bytes", limits)
+    body = bytearray()
+    end = time.monotonic() + limits.body_seconds
+    while True:
+        left = end - time.monotonic()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, min(left, limits.silence_seconds)))
+        except asyncio.TimeoutError:
+            raise Refusal(
+                408,
+                "too_slow",
+                f"the body did not arrive: {len(body):,} bytes in time; expected all of it within {limits.body_seconds:g} seconds"
+                f" and no pause above {limits.silence_seconds:g}",
+                close=True,
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        if len(body) + len(piece) > limits.body_bytes:
+            raise _large(f"more than {limits.body_bytes:,} bytes", limits)
+        held.add(len(piece))
+        body += piece
+        if not message.get("more_body", False):
+            return body
+
+
+def _large(what: str, limits: Limits) -> Refusal:
+    return too_large(f"the body has {what}; expected at most {limits.body_bytes:,}: send a smaller picture or a shorter video", close=True)
