@@ -15,7 +15,23 @@ import typer
 from typer.core import TyperGroup
 
 from openmplug import __version__
-from openmplug.cli import bench, data, evaluate, info, judge, merge, models, predict, quickstart, recipes, results, screen, serve, train
+from openmplug.cli import (
+    bench,
+    data,
+    demo,
+    evaluate,
+    info,
+    judge,
+    merge,
+    models,
+    predict,
+    quickstart,
+    recipes,
+    results,
+    screen,
+    serve,
+    train,
+)
 from openmplug.cli import explain as explain_verb
 from openmplug.errors import OpenmplugError
 
@@ -108,6 +124,7 @@ app.command("merge")(merge.merge)
 app.add_typer(predict.app, name="predict")
 app.command("explain")(explain_verb.explain)
 app.add_typer(judge.app, name="judge")
+app.command("demo")(demo.demo)
 app.command("quickstart")(quickstart.quickstart)
 app.command("bench")(bench.bench)
 app.command("serve")(serve.serve)

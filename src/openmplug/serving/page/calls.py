@@ -1,0 +1,139 @@
+"""What the buttons of the page do, in plain Python: read, check, ask the worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from openmplug.errors import UsageError
+from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.serving.page import shown
+from openmplug.serving.page.shelf import VERBS, Shelved
+from openmplug.serving.page.uploads import Upload, UploadLimits, read_upload
+from openmplug.serving.page.worker import ModelWorker
+
+Tell = Callable[[float, str], Any]
+"""Called with how far a request is, 0 to 1, and what is being done."""
+
+NEEDS = {"vqa": "a question", "grounding": "the words for what to find", "retrieval": "a sentence"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a model said: the result, its HTML, a picture that belongs to it, and how long it took."""
+
+    result: Answer | Caption | Match | Box
+    html: str
+    picture: Image.Image | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What can be asked of the models of a page.
+
+    Args:
+        shelf: The models.
+        worker: Runs them.
+        limits: What is taken.
+    """
+
+    shelf: Sequence[Shelved]
+    worker: ModelWorker
+    limits: UploadLimits
+
+    def able(self, verb: str) -> list[Shelved]:
+        """Return the models that can do something."""
+        return [one for one in self.shelf if verb in one.verbs]
+
+    def named(self, name: str | None, verb: str) -> Shelved:
+        """Return the model of that name; the first able one where none is named.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        for one in self.able(verb):
+            if name is None or one.name == name:
+                return one
+        raise UsageError(f"no model here {'is called ' + repr(name) + ' and' if name else ''} can {VERBS[verb]}")
+
+    def read(self, path: str | None, one: Shelved | None = None) -> Upload:
+        """Read an upload as a model sees it; as the first one does where none is given.
+
+        Raises:
+            DataError: If it cannot be used; see ``read_upload``.
+        """
+        return read_upload(path, (one or self.shelf[0]).model, self.limits)
+
+    def ask(
+        self, verb: str, path: str | None, text: str = "", choices: str = "", name: str | None = None, tell: Tell = lambda done, what: None
+    ) -> Found:
+        """Do what a button says.
+
+        Args:
+            verb: One of ``VERBS``.
+            path: The upload.
+            text: Question, phrase or sentence; captions need none.
+            choices: Of a question: answers to choose among, separated by commas.
+            name: Which model; None takes the first that can.
+            tell: Told how far it is.
+
+        Raises:
+            DataError: If the upload cannot be used.
+            UsageError: If the text is missing or too long, or no model can do it.
+            EnvironmentProblem: If too many are waiting.
+        """
+        text = self._checked(text, NEEDS.get(verb))
+        candidates = tuple(dict.fromkeys(part.strip() for part in self._checked(choices).split(",") if part.strip()))
+        one = self.named(name, verb)
+        tell(0.1, "Reading the picture")
+        upload = self.read(path, one)
+        tell(0.4, "The model is looking")
+        began = time.monotonic()
+        result = self.worker.run((verb, one.name, candidates), _compute(one, verb, candidates), (upload.visual, text))
+        seconds = time.monotonic() - began
+        lines = one.remarks(verb, text) if text else []
+        html, picture = _show(result, upload, lines)
+        return Found(result, html, picture, seconds)
+
+    def _checked(self, text: str | None, needed: str | None = None) -> str:
+        text = " ".join((text or "").split())
+        if needed and not text:
+            raise UsageError(f"there is nothing to go on yet; type {needed} first")
+        if len(text) > self.limits.characters:
+            raise UsageError(f"the text has {len(text):,} characters; at most {self.limits.characters:,} are taken; shorten it")
+        return text
+
+
+def _compute(one: Shelved, verb: str, candidates: Sequence[str]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    model = one.model
+
+    def compute(items: Sequence[Any]) -> Sequence[Any]:
+        visuals, texts = [visual for visual, _ in items], [text for _, text in items]
+        results: Any
+        if verb == "caption":
+            results = model.caption(visuals)
+        elif verb == "vqa":
+            results = model.answer(visuals, texts, candidates=candidates or None)
+        elif verb == "grounding":
+            results = model.ground(visuals, texts)
+        else:
+            results = model.match(visuals, texts)
+        return list(results)
+
+    return compute
+
+
+def _show(result: Any, upload: Upload, lines: Sequence[str]) -> tuple[str, Image.Image | None]:
+    if isinstance(result, Answer):
+        return shown.answer(result, lines), None
+    if isinstance(result, Caption):
+        return shown.caption(result), None
+    if isinstance(result, Match):
+        return shown.match(result, lines), None
+    assert isinstance(result, Box)
+    return shown.box(result, lines), shown.with_box(upload.pictures()[0], result)

@@ -1,0 +1,156 @@
+"""What the page shows, as HTML and pictures: answers, sureness, boxes, errors. Whatever comes from people or models passes ``escape``."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image, ImageDraw
+
+from openmplug.inference.results import Answer, Box, Caption, Match
+from openmplug.serving.page.examples import Example
+from openmplug.serving.page.uploads import Upload
+
+SMALLEST, LARGEST = 384, 1024  # sides of a preview, px: a tiny picture is enlarged, a large one is not sent whole
+BOX_COLOURS = ((255, 0, 120), (255, 255, 255))
+
+
+def message(text: str) -> str:
+    """Return an error, for people: red, with a sign, read out at once by a screen reader."""
+    return f'<div class="om-error" role="alert"><span aria-hidden="true">⚠</span> {escape(_sentence(text))}</div>'
+
+
+def remarks(lines: Sequence[str]) -> str:
+    """Return remarks below a result."""
+    return "".join(f'<p class="om-remark">{escape(line)}</p>' for line in lines)
+
+
+def headline(text: str, detail: str = "", lines: Sequence[str] = ()) -> str:
+    """Return a result in large letters, a detail and remarks below it; all plain text."""
+    small = f'<p class="om-soft">{escape(detail)}</p>' if detail else ""
+    return f'<div class="om-result" aria-live="polite"><p class="om-large">{escape(text)}</p>{small}{remarks(lines)}</div>'
+
+
+def answer(found: Answer, lines: Sequence[str] = ()) -> str:
+    """Return an answer; where it was chosen, all candidates with their shares."""
+    if not found.candidates:
+        return headline(found.text or "(it says nothing)", _sure(found.score), lines)
+    return headline(found.text, "", ()) + bars(found.candidates) + remarks(lines)
+
+
+def caption(found: Caption) -> str:
+    """Return a caption."""
+    return headline(found.text or "(it says nothing)", _sure(found.score))
+
+
+def match(found: Match, lines: Sequence[str] = ()) -> str:
+    """Return how well a sentence fits."""
+    similar = f"similarity of the two vectors {found.similarity:.2f}, from -1 to 1"
+    if found.probability is None:
+        return headline(f"{found.similarity:.2f}", "similarity of the two vectors, from -1 to 1", lines)
+    share = found.probability
+    words = "It fits" if share >= 0.5 else "It does not fit"
+    return headline(f"{words}: {share:.0%}", similar, lines) + bars([("fits", share)], sort=False)
+
+
+def box(found: Box, lines: Sequence[str] = ()) -> str:
+    """Return where something was found."""
+    sides = f"left {found.left:.0f}, top {found.top:.0f}, right {found.right:.0f}, bottom {found.bottom:.0f} px"
+    return headline("Here", f"{sides}; probability of this very box {found.score:.0%}", lines)
+
+
+def bars(shares: Sequence[tuple[str, float]], sort: bool = True) -> str:
+    """Return shares of one as bars with numbers.
+
+    Args:
+        shares: Name and share, 0 to 1.
+        sort: Largest first.
+    """
+    rows = sorted(shares, key=lambda pair: -pair[1]) if sort else shares
+    lines = "".join(
+        f'<li><span class="om-name">{escape(name)}</span><span class="om-share">{share:.0%}</span>'
+        f'<span class="om-bar"><span style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></span></span></li>'
+        for name, share in rows
+    )
+    return f'<ul class="om-bars">{lines}</ul>'
+
+
+def facts(upload: Upload) -> str:
+    """Say what was uploaded, in a line."""
+    width, height = upload.size
+    size = f"{width:,} × {height:,} pixels"
+    if not upload.frames:
+        return f'<p class="om-soft">{escape(upload.name)}: {size}</p>'
+    seen = len(upload.pictures())
+    looked = f"the model looks at {seen} of its {upload.frames:,} frames" if seen < upload.frames else f"{seen} frames"
+    return f'<p class="om-soft">{escape(upload.name)}: {upload.seconds:.1f} seconds, {size}; {looked}, shown here</p>'
+
+
+def tray(examples: Sequence[Example]) -> str:
+    """Return the examples as buttons with their pictures inside: nothing has to be fetched for them, and clips move."""
+    buttons = []
+    for number, one in enumerate(examples):
+        kind = "gif" if one.path.suffix == ".gif" else "png"
+        data = base64.b64encode(one.path.read_bytes()).decode("ascii")
+        words = f"{'Clip' if kind == 'gif' else 'Picture'}: {one.sentence}"
+        buttons.append(
+            f'<button type="button" data-number="{number}" title="{escape(words)}">'
+            f'<img src="data:image/{kind};base64,{data}" alt="{escape(words)}"></button>'
+        )
+    return f'<p class="om-soft">Or try one of these:</p><div class="om-tray">{"".join(buttons)}</div>'
+
+
+def preview(upload: Upload) -> Image.Image:
+    """Return the picture at a size for the screen; of a clip, the frames the model looks at, as a strip."""
+    pictures = upload.pictures()
+    if len(pictures) == 1:
+        return screen_size(pictures[0])
+    return strip(pictures)
+
+
+def strip(pictures: Sequence[Image.Image], columns: int = 4, gap: int = 6) -> Image.Image:
+    """Put frames of one size side by side, in rows, in reading order, on a transparent ground."""
+    width, height = pictures[0].size
+    scale = max(160 / max(width, height), 1.0) if max(width, height) < 160 else 240 / max(width, height)
+    side = (max(1, round(width * scale)), max(1, round(height * scale)))
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGBA", (columns * (side[0] + gap) - gap, rows * (side[1] + gap) - gap), (0, 0, 0, 0))
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        sheet.paste(picture.resize(side, Image.Resampling.BICUBIC), (column * (side[0] + gap), row * (side[1] + gap)))
+    return sheet
+
+
+def screen_size(picture: Image.Image) -> Image.Image:
+    """Enlarge a tiny picture and reduce a large one."""
+    longest = max(picture.size)
+    if SMALLEST <= longest <= LARGEST:
+        return picture
+    scale = (SMALLEST if longest < SMALLEST else LARGEST) / longest
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BICUBIC)
+
+
+def with_box(picture: Image.Image, found: Box) -> Image.Image:
+    """Draw a box into a copy of a picture: two colours, so that it is seen on any ground."""
+    drawn = screen_size(picture).copy()
+    scale = drawn.width / picture.width, drawn.height / picture.height
+    left, right = sorted((found.left * scale[0], found.right * scale[0]))
+    top, bottom = sorted((found.top * scale[1], found.bottom * scale[1]))
+    canvas, thick = ImageDraw.Draw(drawn), max(3, round(max(drawn.size) / 150))
+    for colour, inset in zip(BOX_COLOURS, (0, thick), strict=True):
+        sides = (left + inset, top + inset, right - inset, bottom - inset)
+        if sides[0] <= sides[2] and sides[1] <= sides[3]:
+            canvas.rectangle(sides, outline=colour, width=thick if not inset else max(1, thick // 2))
+    return drawn
+
+
+def _sure(score: float) -> str:
+    return f"how sure: {math.exp(min(0.0, score)):.0%} for each word, on average"
+
+
+def _sentence(text: str) -> str:
+    one = " ".join(text.split())
+    return one[:1].upper() + one[1:]
