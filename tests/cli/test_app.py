@@ -13,7 +13,7 @@ import pytest
 import openmplug
 from cli.command import run
 from openmplug.cli import info
-from openmplug.cli.app import explain
+from openmplug.cli.app import error_line
 from openmplug.errors import DataError, EnvironmentProblem, ModelError, UsageError
 
 VERBS = [
@@ -111,7 +111,7 @@ def disk_full() -> OSError:
 def test_each_kind_of_error_has_its_code(
     error: Exception, line: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert explain(error) == (line, code)
+    assert error_line(error) == (line, code)
 
     def fail() -> None:
         raise error

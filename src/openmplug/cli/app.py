@@ -20,6 +20,7 @@ from openmplug.cli import (
     data,
     demo,
     evaluate,
+    explain,
     info,
     judge,
     merge,
@@ -32,14 +33,13 @@ from openmplug.cli import (
     serve,
     train,
 )
-from openmplug.cli import explain as explain_verb
 from openmplug.errors import OpenmplugError
 
 # typer brings its own copy of click since 0.26 and used the installed one before; this is the right class in both.
 _ClickException: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
-def explain(error: BaseException) -> tuple[str, int]:
+def error_line(error: BaseException) -> tuple[str, int]:
     """Return the one line a user sees for an error, and the exit code of its kind."""
     if isinstance(error, OpenmplugError):
         return str(error), error.exit_code
@@ -71,7 +71,7 @@ class Commands(TyperGroup):
         except Exception as error:
             if "--debug" in given:
                 traceback.print_exc()
-            message, code = explain(error)
+            message, code = error_line(error)
             if not getattr(error, "told", False):
                 screen.error(message)
         sys.exit(code if isinstance(code, int) else 0)
@@ -122,7 +122,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
 app.add_typer(predict.app, name="predict")
-app.command("explain")(explain_verb.explain)
+app.command("explain")(explain.explain)
 app.add_typer(judge.app, name="judge")
 app.command("demo")(demo.demo)
 app.command("quickstart")(quickstart.quickstart)
