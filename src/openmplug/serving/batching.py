@@ -109,8 +109,16 @@ class Batcher:
             self._reserved -= job.weight
             return True
 
-    def take(self) -> list[Job] | None:
-        """Wait for a batch: jobs of one key, oldest first. None when the queue is closed and empty."""
+    def take(self, patience_seconds: float | None = None) -> list[Job] | None:
+        """Wait for a batch: jobs of one key, oldest first.
+
+        Args:
+            patience_seconds: Return an empty list when nothing came for so long; None waits.
+
+        Returns:
+            The batch; None when the queue is closed and empty.
+        """
+        end = None if patience_seconds is None else time.monotonic() + patience_seconds
         with self._condition:
             while True:
                 now = time.monotonic()
@@ -119,6 +127,10 @@ class Batcher:
                     return self._pop(key)
                 if self._closed and not self._waiting:
                     return None
+                if pause is None and end is not None:
+                    if now >= end:
+                        return []
+                    pause = end - now
                 self._condition.wait(pause)
 
     def finished(self, weight: int, seconds: float) -> None:

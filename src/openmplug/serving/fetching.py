@@ -146,8 +146,10 @@ class Fetcher:
             content += piece
             if len(content) > self.most_bytes:
                 raise too_large(f"the file at the address has more than {self.most_bytes:,} bytes; send a smaller one")
-            if time.monotonic() > end:
-                raise _unfetched("it takes too long")
+        if time.monotonic() > end:
+            raise _unfetched("it takes too long")  # and what came of it may not be all
+        if declared.isdigit() and len(content) != int(declared):
+            raise _unfetched(f"it breaks off after {len(content):,} bytes")
         return bytes(content)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from openmplug.serving.work import About, Work
 
 _FIRST_PAUSE_SECONDS = 1.0  # before a process that ended is started again; doubled up to the longest
 _LONGEST_PAUSE_SECONDS = 30.0
+_LOOK_SECONDS = 1.0  # between two looks at whether an idle process still runs
 _STEADY_SECONDS = 60.0  # a process that worked so long did not end because of how it was started
 
 
@@ -36,6 +38,40 @@ class Watcher(Protocol):
         """Process ``number`` could not load the model."""
 
 
+class Running(Protocol):
+    """What was launched: a ``multiprocessing.Process`` or what behaves like one."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its id."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended; None while it runs."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+Launch = Callable[[Connection, Mapping[str, Any]], Running]
+
+
+def launch_process(pipe: Connection, options: Mapping[str, Any]) -> Running:
+    """Run ``worker.run`` in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=worker.run, args=(pipe, dict(options)), name="openmplug-model", daemon=True
+    )
+    process.start()
+    pipe.close()  # the process holds the only copy: when it ends, reading ends
+    return process
+
+
 class ModelProcess:
     """One model process and the thread that feeds it.
 
@@ -45,9 +81,19 @@ class ModelProcess:
         batcher: Where batches come from.
         watcher: Who hears of it.
         stuck_seconds: A batch that takes longer ends the process.
+        launch: Starts the process.
     """
 
-    def __init__(self, number: int, options: Mapping[str, Any], batcher: Batcher, watcher: Watcher, stuck_seconds: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        options: Mapping[str, Any],
+        batcher: Batcher,
+        watcher: Watcher,
+        stuck_seconds: float,
+        launch: Launch = launch_process,
+    ) -> None:
+        self._launch = launch
         self.number = number
         self._options = dict(options)
         self._batcher = batcher
@@ -55,7 +101,7 @@ class ModelProcess:
         self._stuck_seconds = stuck_seconds
         self._stopping = threading.Event()
         self._kept: list[Job] = []  # taken, and not sent because the process had ended by then
-        self._process: Any = None
+        self._process: Running | None = None
         self._loaded = False
         self._thread = threading.Thread(target=self._run, name=f"model-{number}", daemon=True)
 
@@ -95,59 +141,64 @@ class ModelProcess:
 
     def _one_life(self) -> bool:
         """Start a process and feed it to its end; True if there is nothing more to do."""
-        context = multiprocessing.get_context("spawn")
-        pipe, other = context.Pipe()
         if self._stopping.is_set():
             return True
-        self._process = context.Process(target=worker.run, args=(other, self._options), name=f"openmplug-model-{self.number}", daemon=True)
-        self._process.start()
-        other.close()  # the process holds the only copy: when it ends, reading ends
+        pipe, other = multiprocessing.get_context("spawn").Pipe()
+        process = self._process = self._launch(other, self._options)
         with pipe:
             try:
                 said = pipe.recv()
             except (EOFError, OSError):
-                self._process.join()
+                process.join()
                 if self._stopping.is_set():
                     return True
-                self._watcher.on_lost(self.number, (), f"it ended while it loaded the model (exit code {self._process.exitcode})")
+                self._watcher.on_lost(self.number, (), f"it ended while it loaded the model (exit code {process.exitcode})")
                 return False
             if isinstance(said, worker.Unfit):
-                self._process.join()
+                process.join()
                 kind = getattr(errors, said.kind, ModelError)
                 self._watcher.on_unfit(self.number, kind(said.message))
                 return False
             self._loaded = True
             self._watcher.on_ready(self.number, said)
             try:
-                return self._feed(pipe)
+                return self._feed(pipe, process)
             finally:
                 self._loaded = False
 
-    def _feed(self, pipe: Connection) -> bool:
-        while (jobs := self._kept or self._batcher.take()) is not None:
+    def _feed(self, pipe: Connection, process: Running) -> bool:
+        while (jobs := self._kept or self._batcher.take(_LOOK_SECONDS)) is not None:
+            if not process.is_alive():
+                self._kept = jobs
+                self._watcher.on_lost(self.number, (), f"it ended (exit code {process.exitcode})")
+                return False
+            if not jobs:
+                continue
+            self._kept = []
+            reason = self._work(pipe, jobs)
+            if reason is not None:
+                process.kill()
+                process.join()
+                self._watcher.on_lost(self.number, jobs, f"{reason} (exit code {process.exitcode})")
+                return False
+        with contextlib.suppress(OSError):  # it may have ended by itself
+            pipe.send(None)
+        process.join()
+        return True
+
+    def _work(self, pipe: Connection, jobs: Sequence[Job]) -> str | None:
+        """Have one batch worked on; returns why not, if it could not."""
+        try:
             work = jobs[0].key
             assert isinstance(work, Work)
-            if not self._process.is_alive():
-                self._kept = jobs
-                self._watcher.on_lost(self.number, (), f"it ended (exit code {self._process.exitcode})")
-                return False
-            self._kept = []
-            try:
-                worker.send_batch(pipe, work, [job.content for job in jobs])
-                if not pipe.poll(self._stuck_seconds):
-                    raise TimeoutError
-                results, seconds = pipe.recv()
-            except TimeoutError:
-                self._process.kill()
-                self._process.join()
-                self._watcher.on_lost(self.number, jobs, f"a batch took longer than {self._stuck_seconds:g} seconds")
-                return False
-            except (EOFError, OSError):
-                self._process.join()
-                self._watcher.on_lost(self.number, jobs, f"it ended (exit code {self._process.exitcode})")
-                return False
-            self._batcher.finished(sum(job.weight for job in jobs), seconds)
-            self._watcher.on_answered(jobs, results, seconds)
-        pipe.send(None)
-        self._process.join()
-        return True
+            worker.send_batch(pipe, work, [job.content for job in jobs])
+            if not pipe.poll(self._stuck_seconds):
+                return f"a batch took longer than {self._stuck_seconds:g} seconds"
+            results, seconds = pipe.recv()
+        except (EOFError, OSError):
+            return "it ended while it worked on a batch"
+        except Exception as error:  # nothing may end this thread: there would be no other for the queue
+            return f"a batch could not be handed over: {type(error).__name__}"
+        self._batcher.finished(sum(job.weight for job in jobs), seconds)
+        self._watcher.on_answered(jobs, results, seconds)
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
 import warnings
@@ -19,12 +18,13 @@ from openmplug.serving.logs import log
 from openmplug.serving.protocol import protocol_options
 from openmplug.serving.service import Service
 
+_BACKLOG = 1024
 _FAREWELL_SECONDS = 0.5
 """How long newcomers are told that the service ends before its door is shut: they get an answer, not a reset."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Bind an address, before anything heavy is loaded.
+    """Open the door, before anything heavy is loaded; who comes now waits.
 
     Args:
         host: Name or number.
@@ -45,6 +45,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         door.close()
         raise EnvironmentProblem(f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port") from None
+    door.listen(_BACKLOG)
     door.setblocking(False)
     return door
 
@@ -52,7 +53,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """The HTTP server: a first signal drains, a second one ends at once."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], object]) -> None:
         super().__init__(config)
         self._drain = drain
         self._signals = 0
@@ -71,8 +72,8 @@ async def serve(service: Service, door: socket.socket, listening: Callable[[str]
 
     Args:
         service: What is served; started and stopped here.
-        door: Bound, from ``open_socket``.
-        listening: Called with the address once it is open.
+        door: From ``open_socket``.
+        listening: Called with the address.
 
     Returns:
         0 if every accepted request was answered, 1 if some were given up after ``drain_seconds``.
@@ -82,43 +83,37 @@ async def serve(service: Service, door: socket.socket, listening: Callable[[str]
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # beyond the limit it is an error, below it nothing
     loop = asyncio.get_running_loop()
-    drained: asyncio.Future[int] = loop.create_future()
-    drains: list[asyncio.Task[None]] = []
-
-    async def drain() -> None:
-        service.draining = True
-        log("draining", requests=service.in_progress)
-        begun = time.monotonic()
-        end = begun + service.limits.drain_seconds
-        while time.monotonic() < end and (service.in_progress or time.monotonic() - begun < _FAREWELL_SECONDS):
-            await asyncio.sleep(0.02)
-        if not drained.done():
-            drained.set_result(1 if service.in_progress else 0)
-        server.should_exit = True
-
-    def start_draining() -> None:
-        loop.call_soon_threadsafe(lambda: drains.append(loop.create_task(drain())))
-
     config = uvicorn.Config(build_app(service), **protocol_options(service.limits))
-    server = Server(config, start_draining)
+    server = Server(config, lambda: loop.call_soon_threadsafe(service.stopping.set))
     service.start()
-    failing = asyncio.ensure_future(service.failed())
     serving = asyncio.ensure_future(server.serve([door]))
+    failing, stopping = asyncio.ensure_future(service.failed()), asyncio.ensure_future(service.stopping.wait())
+    unanswered = 0
     try:
         host, port = door.getsockname()[:2]
         listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            server.should_exit = True
+        await asyncio.wait((serving, failing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            unanswered = await _drain(service)
+        server.should_exit = True
         await serving
     finally:
-        failing.cancel()
-        for task in (failing, *drains):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        for task in (failing, stopping, serving):
+            task.cancel()
+        await asyncio.gather(failing, stopping, serving, return_exceptions=True)
         await service.stop()
     if service.failure is not None:
         raise service.failure
-    code = drained.result() if drained.done() else 1
-    log("stopped", exit_code=code)
-    return code
+    log("stopped", unanswered=unanswered)
+    return 1 if unanswered else 0
+
+
+async def _drain(service: Service) -> int:
+    """Accept nothing new and wait for what was accepted; returns how many requests are given up."""
+    service.draining = True
+    log("draining", requests=service.in_progress)
+    begun = time.monotonic()
+    end = begun + service.limits.drain_seconds
+    while time.monotonic() < end and (service.in_progress or time.monotonic() - begun < _FAREWELL_SECONDS):
+        await asyncio.sleep(0.02)
+    return service.in_progress

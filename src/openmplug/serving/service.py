@@ -21,7 +21,7 @@ from openmplug.serving.keys import Keys
 from openmplug.serving.limits import Limits
 from openmplug.serving.logs import log
 from openmplug.serving.metrics import Metrics, resident_bytes
-from openmplug.serving.pool import ModelProcess
+from openmplug.serving.pool import Launch, ModelProcess, launch_process
 from openmplug.serving.refusals import Refusal, internal, of_error, too_large, worker_lost
 from openmplug.serving.schemas import Request
 from openmplug.serving.work import About, Piece, Visual, Work
@@ -81,10 +81,12 @@ class Service:
         max_wait_seconds: How long a first picture waits for others.
         decoders: Threads that decode.
         allow_urls: Whether files may be given by their address.
+        launch: Starts a model process.
 
     Attributes:
         about: The model, once a process has loaded it.
         draining: No new request is accepted.
+        stopping: Set when the service shall end.
         in_progress: Requests between their headers and the end of their answers.
         failure: Why no process can work, where the first attempt failed.
     """
@@ -98,6 +100,7 @@ class Service:
         max_wait_seconds: float = 0.005,
         decoders: int | None = None,
         allow_urls: bool = False,
+        launch: Launch = launch_process,
     ) -> None:
         self.limits = limits
         self.keys = keys
@@ -108,8 +111,9 @@ class Service:
         self.uploads = Uploads(limits.upload_bytes)
         self.batcher = Batcher(limits.queue, max_batch, max_wait_seconds)
         stuck = max(60.0, _STUCK * limits.request_seconds)
-        self.processes = [ModelProcess(number, each, self.batcher, self, stuck) for number, each in enumerate(options)]
+        self.processes = [ModelProcess(number, each, self.batcher, self, stuck, launch) for number, each in enumerate(options)]
         self.has_index = any(each.get("index") for each in options)
+        self.stopping = asyncio.Event()
         self._ready: set[int] = set()
         self._ended = asyncio.Event()
         self._fetcher = Fetcher(limits.body_bytes, limits.request_seconds) if allow_urls else None

@@ -7,6 +7,7 @@ end closes, however that came about, the process ends: none is left behind.
 from __future__ import annotations
 
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -109,8 +110,9 @@ def run(pipe: Connection, options: Mapping[str, Any]) -> None:
         options: Of ``openmplug.load``, and ``threads`` of a CPU.
     """
     # A signal to the whole group is the service's business: it lets us finish and closes the pipe.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     try:
         about, model = _load(dict(options))
     except OpenmplugError as error:
