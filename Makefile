@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 RESULTS := $(BIN)/openmplug results page docs/results --output docs/results.md --index src/openmplug/recipes/results.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check results format bench clean
+.PHONY: help setup quickstart test test-slow test-gpu check results docs docs-serve format bench clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -43,6 +43,16 @@ check: setup  ## format, lint, types, direction of imports, the results page
 results: setup  ## make docs/results.md, and the numbers of `recipes list`, from docs/results/
 	$(RESULTS)
 
+docs: $(VENV)/.docs  ## build the documentation site into site/, strictly: a broken link stops it; opens from the disk, loads nothing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.docs  ## show the site at http://127.0.0.1:8000 while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 format: setup  ## format and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -51,5 +61,5 @@ bench: setup  ## time cached generation against the plain path on this machine
 	$(BIN)/python benchmarks/generation.py $(BENCH_ARGS)
 
 clean:  ## remove caches and build output; keeps .venv and runs/
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
