@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
-
 from site_pages import command_line, recipe_keys, recipe_list, weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -32,8 +32,13 @@ def measured() -> str:
 
     results, _ = read_results(RESULTS)
     rows = [
-        [code(each.recipe), f"{cell(each.metric)} {each.value:.4g}", "; ".join(f"{cell(c.name)} {c.value:.4g}" for c in each.controls)]
-        + [f"{each.split}, {each.count:,} {cell(each.unit)}", code(each.model_hash[:8])]
+        [
+            code(each.recipe),
+            f"{cell(each.metric)} {each.value:.4g}",
+            "; ".join(f"{cell(c.name)} {c.value:.4g}" for c in each.controls),
+            f"{each.split}, {each.count:,} {cell(each.unit)}",
+            code(each.model_hash[:8]),
+        ]
         for each in results.values()
     ]
     return table(("recipe", "score", "control", "measured on", "weights (SHA-256)"), sorted(rows))
