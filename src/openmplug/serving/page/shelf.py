@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openmplug.checkpoints.folder import find_folder
 from openmplug.checkpoints.shipped import shipped_model
+from openmplug.config import validate
 from openmplug.data.text import clean_caption
 from openmplug.errors import ModelError, OpenmplugError, UsageError
 from openmplug.inference.loading import load
@@ -39,22 +40,28 @@ class Shelved:
 
     def remarks(self, verb: str, text: str) -> list[str]:
         """Say what of a text the model does not know or does not read."""
-        tokenizer, config = self.model.tokenizer, self.model.network.config
-        limit = config.max_positions
+        tokenizer = self.model.tokenizer
+        words = re.findall(r"\w+", text.lower())
+        unknown = [word for word in dict.fromkeys(words) if tokenizer.unk_id in tokenizer.encode(word)]
+        said = [f"It does not know the word{'s' * (len(unknown) > 1)} {', '.join(unknown[:8])}."] if unknown else []
+        if self._cuts(verb, text):
+            said.append("This is longer than the model reads: it has seen the beginning only.")
+        return said
+
+    def _cuts(self, verb: str, text: str) -> bool:
+        """Say whether a task would cut a text off, by words or by tokens."""
+        limit = self.model.network.config.max_positions
         if verb == "retrieval":
             settings = self.model.task_for(verb).settings
             assert isinstance(settings, RetrievalSettings)
-            text, limit = clean_caption(text, max(1, len(text))), min(limit, settings.max_text_length)
-            words = clean_caption(text, settings.max_words)
-            cut = len(words) < len(text)
-        else:
-            limit = 20 if verb == "grounding" else limit
-            cut = False
-        unknown = [word for word in dict.fromkeys(re.findall(r"\w+", text.lower())) if tokenizer.unk_id in tokenizer.encode(word)]
-        said = [f"It does not know the word{'s' * (len(unknown) > 1)} {', '.join(unknown[:8])}."] if unknown else []
-        if cut or len(tokenizer.encode(text)) > limit:
-            said.append("This is longer than the model reads: it has seen the beginning only.")
-        return said
+            whole = clean_caption(text, max(1, len(text)))
+            if clean_caption(text, settings.max_words) != whole:
+                return True
+            text, limit = whole, min(limit, settings.max_text_length)
+        if verb == "grounding":
+            own = self.model.config["settings"] if self.model.name == "grounding" else {}
+            limit = min(limit, validate(GroundingSettings, own, where="settings").max_text_length - 1)  # and [SEP]
+        return len(self.model.tokenizer.encode(text)) > limit
 
     def description(self) -> str:
         """Return, in Markdown, what it is and what it can and cannot do."""

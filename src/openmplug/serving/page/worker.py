@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -25,18 +24,26 @@ class _Job:
 class ModelWorker:
     """Runs models, one batch at a time; any number of threads may ask.
 
-    While a batch is computed, requests gather; those of the same kind then make the next batch. Nothing waits on purpose.
+    While a batch is computed, requests gather; those of the same kind as the oldest then make the next batch. Nothing waits on purpose.
 
     Args:
         batch_size: Most requests in a batch.
-        waiting: Most requests that wait; beyond it, they are refused.
+        most_waiting: Most requests that wait; beyond it, they are refused.
     """
 
-    def __init__(self, batch_size: int, waiting: int = 64) -> None:
+    def __init__(self, batch_size: int, most_waiting: int = 64) -> None:
         self._batch_size = batch_size
-        self._waiting: queue.Queue[_Job | None] = queue.Queue(waiting)
+        self._most_waiting = most_waiting
+        self._jobs: list[_Job] = []
+        self._open = True
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._jobs)
 
     def run(self, key: Hashable, compute: Compute, item: Any) -> Any:
         """Work on one item and wait for its result.
@@ -51,35 +58,31 @@ class ModelWorker:
             Exception: What ``compute`` raises for this item.
         """
         job = _Job(key, compute, item)
-        try:
-            self._waiting.put_nowait(job)
-        except queue.Full:
-            raise EnvironmentProblem(f"{self._waiting.maxsize} requests are waiting already; try again in a minute") from None
+        with self._changed:
+            if len(self._jobs) >= self._most_waiting:
+                raise EnvironmentProblem(f"{len(self._jobs)} requests are waiting already; try again in a minute")
+            self._jobs.append(job)
+            self._changed.notify()
         return job.result.result()
 
     def close(self) -> None:
-        """End the thread after what waits now."""
-        self._waiting.put(None)
+        """End the thread once nothing waits."""
+        with self._changed:
+            self._open = False
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        held: list[_Job] = []  # taken from the queue, of other kinds than the batch in work
-        open_ = True
-        while open_ or held:
-            if not held:
-                job = self._waiting.get()
-                held, open_ = ([], False) if job is None else ([job], open_)
-            while True:
-                try:
-                    job = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                open_ = open_ and job is not None
-                held += [] if job is None else [job]
-            if held:
-                batch = [job for job in held if job.key == held[0].key][: self._batch_size]
-                held = [job for job in held if job not in batch]
-                self._compute(batch)
+        while batch := self._take():
+            self._compute(batch)
+
+    def _take(self) -> list[_Job]:
+        """Wait for a batch; empty when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or not self._open)
+            batch = [job for job in self._jobs if job.key == self._jobs[0].key][: self._batch_size]
+            self._jobs = [job for job in self._jobs if job not in batch]
+            return batch
 
     def _compute(self, batch: Sequence[_Job]) -> None:
         try:
