@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from openmplug.inference.model import Model
     from openmplug.inference.pipelines import Pipeline, pipeline
     from openmplug.inference.results import Answer, Box, Caption, Match
+    from openmplug.inference.search.index import Index
+    from openmplug.inference.search.results import Hit, IndexInfo
     from openmplug.models.mplug import MPLUG, MPLUGConfig
     from openmplug.models.mplug2 import MPLUG2, MPLUG2Config
 
@@ -38,6 +40,9 @@ __all__ = [
     "Caption",
     "DataError",
     "EnvironmentProblem",
+    "Hit",
+    "Index",
+    "IndexInfo",
     "MPLUG2Config",
     "MPLUGConfig",
     "Match",
@@ -70,6 +75,8 @@ _HOMES = {
     "inference.model": ("Model",),
     "inference.pipelines": ("Pipeline", "pipeline"),
     "inference.results": ("Answer", "Box", "Caption", "Match"),
+    "inference.search.index": ("Index",),
+    "inference.search.results": ("Hit", "IndexInfo"),
     "models.mplug": ("MPLUG", "MPLUGConfig"),
     "models.mplug2": ("MPLUG2", "MPLUG2Config"),
 }

@@ -21,6 +21,7 @@ from openmplug.cli import (
     demo,
     evaluate,
     explain,
+    index,
     info,
     judge,
     merge,
@@ -125,6 +126,7 @@ app.add_typer(predict.app, name="predict")
 app.command("explain")(explain.explain)
 app.add_typer(judge.app, name="judge")
 app.command("demo")(demo.demo)
+app.add_typer(index.app, name="index")
 app.command("quickstart")(quickstart.quickstart)
 app.command("bench")(bench.bench)
 app.command("serve")(serve.serve)

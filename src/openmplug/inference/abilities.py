@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,27 +72,45 @@ def _picture(visual: VisualInput) -> Image.Image:
 
 def embed_images(model: Model, images: Sequence[VisualInput], batch_size: int) -> NDArray[np.float32]:
     """Embed pictures and videos to (n, E); see ``Model.embed_images``."""
-    found = torch.empty(len(images), model.network.config.embed_dim)
-    for positions in by_kind([is_clip(image) for image in images], [0] * len(images), batch_size, model.video.frames):
-        found[positions] = embed_pixels(model, torch.stack([model.visuals.read(images[position]) for position in positions]))
+    return embed_pixels(model, [is_clip(image) for image in images], lambda position: model.visuals.read(images[position]), batch_size)
+
+
+def embed_pixels(model: Model, clips: Sequence[bool], pixels: Callable[[int], Tensor], batch_size: int) -> NDArray[np.float32]:
+    """Embed pictures and clips by their pixels.
+
+    Args:
+        model: One with encoder and contrastive head.
+        clips: Of each item, whether it is a clip.
+        pixels: Gives an item's pixels (3, size, size) or (F, 3, size, size) as its batch comes up.
+        batch_size: Pictures worked on at once; of clips as many as have so many frames.
+
+    Returns:
+        (n, E), each of length 1.
+    """
+    found = torch.empty(len(clips), model.network.config.embed_dim)
+    for positions in by_kind(clips, [0] * len(clips), batch_size, model.video.frames):
+        found[positions] = embed_batch(model, torch.stack([pixels(position) for position in positions]))
     return found.numpy()
 
 
-def embed_pixels(model: Model, pixels: Tensor) -> Tensor:
+def embed_batch(model: Model, pixels: Tensor) -> Tensor:
     """Embed a batch of pictures (B, 3, size, size) or clips (B, F, 3, size, size) to (B, E) float32 on the CPU."""
-    frames = pixels.shape[1] if pixels.ndim == 5 else 1
     with model.computing():
-        return model.network.vision_features(model.network.encode_images(pixels.to(model.device)), frames).float().cpu()
+        return encode_visuals(model, pixels.to(model.device))[1].float().cpu()
+
+
+def encode_visuals(model: Model, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Encode pictures (B, 3, H, W) or clips (B, F, 3, H, W) to states (B, V, D) and features (B, E) of length 1."""
+    states = model.network.encode_images(pixels)
+    return states, model.network.vision_features(states, pixels.shape[1] if pixels.ndim == 5 else 1)
 
 
 def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
     """Embed texts to (n, E), shorter ones first and put back in order; see ``Model.embed_texts``."""
-    settings = model.task_for("retrieval").settings
-    assert isinstance(settings, RetrievalSettings)
     found: Tensor = torch.empty(len(texts), model.network.config.embed_dim)
     if not texts:
         return found.numpy()
-    tokens = model.tokenizer([clean_caption(text, settings.max_words) for text in texts], settings.max_text_length)
+    tokens = text_tokens(model, texts)
     lengths = tokens.mask.sum(dim=1)
     for positions in lengths.argsort(stable=True).split(batch_size):
         width = int(lengths[positions].max())
@@ -100,3 +118,10 @@ def embed_texts(model: Model, texts: Sequence[str], batch_size: int) -> NDArray[
         with model.computing():
             found[positions] = model.network.contrastive.text_features(model.network.encode_text(part.ids, part.mask)).float().cpu()
     return found.numpy()
+
+
+def text_tokens(model: Model, texts: Sequence[str]) -> Tokens:
+    """Clean, cut and tokenise texts as retrieval is evaluated: ids and mask (n, T)."""
+    settings = model.task_for("retrieval").settings
+    assert isinstance(settings, RetrievalSettings)
+    return model.tokenizer([clean_caption(text, settings.max_words) for text in texts], settings.max_text_length)

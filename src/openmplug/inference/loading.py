@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openmplug.checkpoints.adapters import holds_adapters, load_folder
+from openmplug.checkpoints.adapters import folder_hash, holds_adapters, load_folder
 from openmplug.checkpoints.convert import words_of
-from openmplug.checkpoints.folder import drawn_weights, find_folder, foreign_config, is_ours, read_folder
+from openmplug.checkpoints.folder import drawn_weights, file_hash, find_folder, foreign_config, is_ours, read_folder
 from openmplug.checkpoints.foreign import Options, open_foreign
+from openmplug.checkpoints.locating import find_checkpoint
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, check_keys, read_weights
 from openmplug.config import did_you_mean
 from openmplug.data.clips import saved_video
@@ -94,13 +95,13 @@ def load(
         if image_size is not None or architecture:
             raise UsageError(f"'{path}' says its own sizes; image_size and {', '.join(architecture) or 'others'} are for released files")
         network = _network_of(folder, config)
-        return _model(network, tokenizer, config, task, chosen, dtype, batch_size, quantize, frames)
+        return _model(folder, network, tokenizer, config, task, chosen, dtype, batch_size, quantize, frames)
     foreign = open_foreign(path, replace(options, size=size))
     words = words_of(foreign, None if vocab is None else Path(vocab))
     if words is None:
         raise ModelError(f"'{path}' holds no words, only {', '.join(foreign.modules)}; nothing can be asked of it")
     network = fill_network(foreign.config, foreign.modules, {**foreign.tensors, **drawn_weights(foreign)}, str(foreign.source))
-    return _model(network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize, frames)
+    return _model(foreign.source, network, words, foreign_config(foreign), task, chosen, dtype, batch_size, quantize, frames)
 
 
 def _network_of(folder: Path, config: Mapping[str, Any]) -> Network:
@@ -138,6 +139,7 @@ def fill_network(config: MPLUGConfig, modules: Sequence[str], tensors: Mapping[s
 
 
 def _model(
+    source: Path,
     network: Network,
     tokenizer: Tokenizer,
     config: Mapping[str, Any],
@@ -155,11 +157,27 @@ def _model(
     network = network.to(device).eval()
     if bits is not None:
         quantize_network(network, bits)
-        return Model(network, tokenizer, config, device, choose_precision(dtype or "fp32", device), batch_size)
-    precision = inference_precision(dtype, device, network.config)
-    if precision == "bf16":
-        cast_for_inference(network, torch.bfloat16)
-    return Model(network, tokenizer, config, device, precision, batch_size)
+        precision = choose_precision(dtype or "fp32", device)
+    else:
+        precision = inference_precision(dtype, device, network.config)
+        if precision == "bf16":
+            cast_for_inference(network, torch.bfloat16)
+    model = Model(network, tokenizer, config, device, precision, batch_size)
+    model.source = source
+    return model
+
+
+def weights_hash(path: Path) -> str:
+    """Return the SHA-256 that identifies the weights ``load`` would read.
+
+    Args:
+        path: A folder of ours, a run's folder, or a released checkpoint.
+
+    Raises:
+        ModelError: If it is none.
+    """
+    folder = find_folder(path)
+    return folder_hash(folder) if is_ours(folder) else file_hash(find_checkpoint(path).file)
 
 
 def inference_precision(dtype: str | None, device: torch.device, config: MPLUGConfig) -> str:

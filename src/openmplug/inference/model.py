@@ -117,6 +117,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self.video = saved_video(self.config)
         self.visuals = VisualTransform(self.image, self.video, box_transform(self) if self.name == "grounding" else None)
         self.transform = self.visuals.picture
+        self.source: Path | None = None  # the folder or file of the weights; ``load`` says it
         self._tasks: dict[tuple[str, str], Task] = {}
 
     # ------------------------------------------------------------------------------------------------------------- abilities

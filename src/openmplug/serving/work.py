@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openmplug.batch import Item, Placement, Sample
 from openmplug.data.box_transforms import EvalBoxes
 from openmplug.errors import UsageError
-from openmplug.inference.abilities import box_transform, embed_pixels, find_boxes
+from openmplug.inference.abilities import box_transform, embed_batch, find_boxes
 from openmplug.inference.results import Answer, Match
 from openmplug.inference.visuals import VisualTransform
 
@@ -116,7 +116,7 @@ def do_work(model: Model, work: Work, pieces: Sequence[Piece]) -> list[Any]:
 def _embed(model: Model, pieces: Sequence[Piece]) -> list[list[float]]:
     if pieces[0].visual is None:
         return model.embed_texts([piece.text or "" for piece in pieces]).tolist()
-    return embed_pixels(model, torch.stack([_tensor(piece) for piece in pieces])).tolist()
+    return embed_batch(model, torch.stack([_tensor(piece) for piece in pieces])).tolist()
 
 
 def _visual(piece: Piece) -> Visual:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import DataError, UsageError
+from openmplug.errors import DataError
 from openmplug.inference.bulk.job import Job, check_model
 from openmplug.inference.bulk.outputs import write_table
 from openmplug.inference.bulk.predicting import Record, predict_here
 from openmplug.inference.bulk.verbs import VERBS, Verb
 from openmplug.inference.journal import Journal
 from openmplug.inference.loading import load
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from openmplug.inference.lock import alone
 
 _NAMED = 5  # failures that are named; the others are in the table
 _ENOUGH = 100  # rows before a fraction of failures means anything
@@ -104,7 +97,7 @@ def predict(job: Job, report: Callable[[Tally], None] = lambda tally: None) -> T
         if tally.failed and not tally.done:
             journal.remove()  # a run of nothing but failures is nothing to go on with
             raise DataError(f"none of the {tally.rows:,} pictures could be read; the first: {tally.failures[0]}")
-        _check_failures(job, tally, enough=1)
+        check_failures(tally, job.max_failures, enough=1)
         write_table(job.output, journal.rows, verb.columns())
         journal.remove()
     return tally
@@ -134,37 +127,15 @@ def _chunks(job: Job, verb: Verb, start: int) -> Generator[list[Record], None, N
 @contextmanager
 def _journal(job: Job, identity: dict[str, Any]) -> Iterator[Journal]:
     """Open the job's journal; one that stays without rows is taken away again."""
-    with _alone(job.output.with_name(f".{job.output.name}.lock")), Journal(job.journal, identity, job.restart) as journal:
+    with (
+        alone(job.output.with_name(f".{job.output.name}.lock"), "this output", "choose another --output"),
+        Journal(job.journal, identity, job.restart) as journal,
+    ):
         try:
             yield journal
         finally:
             if journal.done == 0:
                 journal.remove()
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that a second process keeps away from the same journal."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    except OSError as error:
-        raise write_problem(error, path) from error
-    with file:
-        if fcntl is not None:
-            try:
-                # Not flock: workers would inherit that, and hold it for seconds after their parent was killed.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                # Other errors come from file systems without locks; there, two processes at once are the user's to avoid.
-                if error.errno in (errno.EAGAIN, errno.EACCES):
-                    raise UsageError(
-                        f"another process is at work on this output and holds '{path}'; wait for it, or choose another --output"
-                    ) from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _keep(records: list[Record], journal: Journal, job: Job, tally: Tally) -> None:
@@ -177,11 +148,20 @@ def _keep(records: list[Record], journal: Journal, job: Job, tally: Tally) -> No
     if bad is not None:
         kept = f"; the {journal.done:,} rows before it are kept for the next run" if journal.done else ""
         raise DataError(f"{records[bad]['error']} (to go on without it: --on-error skip{kept})")
-    _check_failures(job, tally, _ENOUGH)
+    check_failures(tally, job.max_failures)
 
 
-def _check_failures(job: Job, tally: Tally, enough: int) -> None:
-    limit = job.max_failures
+def check_failures(tally: Tally, limit: int | float | None, enough: int = _ENOUGH) -> None:
+    """Stop where more could not be read than the user lets pass.
+
+    Args:
+        tally: How far the run is.
+        limit: Rows, or a fraction of them as a float; None is no limit.
+        enough: Rows before a fraction means anything.
+
+    Raises:
+        DataError: If there are more.
+    """
     if limit is None:
         return
     allowed = limit * tally.rows if isinstance(limit, float) else limit

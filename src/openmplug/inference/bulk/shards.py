@@ -17,7 +17,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openmplug.data.images import PICTURE_SUFFIXES, Member, decode_image
+from openmplug.data.images import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Member, decode_image
+from openmplug.data.video import open_video
 from openmplug.errors import DataError
 from openmplug.inference.bulk.sources import Loaded, Row, Source, state, walk_pictures
 
@@ -163,10 +164,13 @@ def _plain(header: bytes, offset: int) -> tuple[str, Member] | None:
     return name, Member(offset + _BLOCK, size)
 
 
-def _picture(members: Mapping[str, Any]) -> str | None:
-    """Choose the extension of a sample's picture: ``jpg`` before ``seg.png``."""
-    pictures = [extension for extension in members if "." + extension.rpartition(".")[2] in PICTURE_SUFFIXES]
-    return min(pictures, key=lambda extension: extension.count("."), default=None)
+def _visual(members: Mapping[str, Any]) -> str | None:
+    """Choose the extension of a sample's picture, ``jpg`` before ``seg.png``, or of its video where there is no picture."""
+    for suffixes in (PICTURE_SUFFIXES, VIDEO_SUFFIXES):
+        found = [extension for extension in members if "." + extension.rpartition(".")[2] in suffixes]
+        if found:
+            return min(found, key=lambda extension: extension.count("."))
+    return None
 
 
 class TarShards(Source):
@@ -209,10 +213,13 @@ class TarShards(Source):
 
     def _shard(self, path: str) -> Iterator[Row]:
         for key, members in read_samples(path):
-            extension = _picture(members)
+            extension = _visual(members)
             if extension is None:
                 found = ", ".join(members)
-                yield Row(f"{path}/{key}", failure=f"sample '{key}' in '{path}' has no picture; found {found}, expected jpg, png, ...")
+                yield Row(
+                    f"{path}/{key}",
+                    failure=f"sample '{key}' in '{path}' has no picture or video; found {found}, expected jpg, png, mp4, ...",
+                )
                 continue
             places = {name: place for name, (_, place) in members.items()}
             yield Row(f"{path}/{members[extension][0]}", place=Place(path, key, places))
@@ -222,12 +229,26 @@ class TarShards(Source):
         return [state(path) for path in self.paths]
 
     def load(self, row: Row) -> Loaded:
-        """Read a sample's picture and words."""
+        """Read a sample's picture, or open its video, and read its words."""
         place: Place = row.place
         text, fields = self._words(place)
-        extension = _picture(place.members)
+        extension = _visual(place.members)
         assert extension is not None  # a row without a picture is a failure from the start
-        return Loaded(decode_image(self._read(place, extension), row.name), text, fields)
+        data = self._read(place, extension)
+        is_video = "." + extension.rpartition(".")[2] not in PICTURE_SUFFIXES
+        return Loaded(open_video(data, row.name) if is_video else decode_image(data, row.name), text, fields)
+
+    def locate(self, row: Row) -> tuple[str, str]:
+        """Return the member's path through its shard, and the shard."""
+        return row.name, row.place.path
+
+    def text_beside(self, row: Row, extension: str) -> str | None:
+        """Return the words of a sample's ``KEY.{extension}``; None if it has none.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        return self._text(row.place, extension)
 
     def _words(self, place: Place) -> tuple[str, Mapping[str, Any]]:
         fields: dict[str, Any] = {}

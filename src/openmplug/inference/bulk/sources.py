@@ -88,6 +88,10 @@ class Source(ABC):
         """Read a row's picture or open its video."""
         return read_visual(row.name)
 
+    def locate(self, row: Row) -> tuple[str, str]:
+        """Return the path of a row's picture, and the file that holds it: the same, or an archive that the path goes on into."""
+        return row.name, row.name
+
 
 def state(path: str | Path) -> list[Any]:
     """Return what tells a file from another of its name: size and time of change; nothing where it is not there."""
@@ -226,6 +230,13 @@ class Table(Source):
     def picture(self, row: Row) -> Image.Image | Video:
         """Read the picture beside the table or in its archive, or open the video."""
         return open_clip(self.pictures, row.name) if row.place else self.pictures.open(row.name)
+
+    def locate(self, row: Row) -> tuple[str, str]:
+        """Return the path beside the table, or through its archive."""
+        place, archive = self.pictures.locate(row.name), self.pictures.source
+        if place is None and isinstance(archive, ArchiveImages):
+            return f"{archive.path}/{row.name}", str(archive.path)
+        return str(place), str(place)
 
     def identity(self) -> Any:
         """Return size and time of change of the table and of its archive."""
