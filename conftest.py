@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-_WITH_MODEL = ("openmplug.inference.model", "openmplug.inference.loading", "openmplug.inference.pipelines")
+_WITH_MODEL = (
+    "openmplug.inference.model",
+    "openmplug.inference.loading",
+    "openmplug.inference.pipelines",
+    "openmplug.inference.search.index",
+)
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +43,8 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+def names_in_examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
     """Give the front door's examples their ``folder`` and ``picture``."""
     if isinstance(request.node, pytest.DoctestItem) and request.node.name.startswith(_WITH_MODEL):
         folder = request.getfixturevalue("example_folder")
-        doctest_namespace.update(folder=folder, picture=folder / "picture.png")
+        doctest_namespace.update(folder=folder, picture=folder / "picture.png", index_folder=tmp_path / "index")

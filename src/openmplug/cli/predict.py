@@ -66,7 +66,13 @@ class Flags:
 
 
 def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a verb: its parameter ``flags`` becomes the parameters that ``Flags`` declares.
+    """Register a verb of ``openmplug predict``; see ``with_flags``."""
+    app.command(function.__name__)(with_flags(function))
+    return function
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose parameter ``flags`` became the parameters that ``Flags`` declares.
 
     Args:
         function: Takes ``flags`` and the words that are its own.
@@ -92,8 +98,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(function.__name__)(command)
-    return function
+    return command
 
 
 @verb
@@ -133,6 +138,12 @@ def match(
 ) -> None:
     """Say how well a text fits each picture."""
     _run("match", flags, text)
+
+
+@with_flags
+def embed(flags: Flags) -> None:
+    """Write the vector of each picture and video, projected and of length 1."""
+    _run("embed", flags)
 
 
 def _run(name: str, flags: Flags, text: str | None = None) -> None:

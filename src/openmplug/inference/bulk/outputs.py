@@ -96,6 +96,7 @@ def _write_parquet(path: Path, rows: Rows, columns: Sequence[str]) -> None:
 
     kinds = _kinds(rows(), columns)
     types = {"text": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(), "boolean": pyarrow.bool_()}
+    types["vector"] = pyarrow.list_(pyarrow.float32())
     schema = pyarrow.schema([(name, types.get(kind, pyarrow.string())) for name, kind in kinds.items()])
     mixed = {name for name, kind in kinds.items() if kind == "mixed"}
     found = rows()
@@ -111,7 +112,8 @@ def _kinds(rows: Iterator[Mapping[str, Any]], columns: Sequence[str]) -> dict[st
     kinds = dict.fromkeys(columns, "")
     for row in rows:
         for name, value in row.items():
-            before, kind = kinds.get(name, ""), _kind(value)
+            # A list of the verb's own is a vector; those of an input may hold anything from row to row.
+            before, kind = kinds.get(name, ""), "vector" if name in columns and _is_vector(value) else _kind(value)
             if before in ("", kind) or not kind:
                 kinds[name] = kind or before
             else:
@@ -127,6 +129,10 @@ def _kind(value: Any) -> str:
     if isinstance(value, int):
         return "integer" if -(2**63) <= value < 2**63 else "mixed"
     return "number" if isinstance(value, float) else "text" if isinstance(value, str) else "mixed"
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, float) for one in value)
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openmplug.batch import Item
-from openmplug.inference.abilities import find_boxes
+from openmplug.inference.abilities import embed_pixels, find_boxes
 from openmplug.inference.model import Model
 
 
@@ -41,6 +41,7 @@ VERBS = {
     "classify": Verb("classification", None, {"label": "text", "score": "score", "probabilities": "probabilities"}),
     "ground": Verb("grounding", "phrase", {name: name for name in ("left", "top", "right", "bottom", "score")}),
     "match": Verb("retrieval", "text", {"probability": "probability", "similarity": "similarity"}),
+    "embed": Verb("retrieval", None, {"vector": "vector"}),
 }
 """Name of a verb -> what it means; a new verb is one entry here and one command."""
 
@@ -57,6 +58,10 @@ def predict_items(model: Model, verb: Verb, items: Sequence[Item]) -> list[dict[
         The results of each item by column, in the order of the items.
     """
     seen = [item for item in items if item.pixels is not None]
+    if "vector" in verb.results:
+        clips = [item.pixels.ndim == 4 for item in seen if item.pixels is not None]
+        pixels = [item.pixels for item in seen if item.pixels is not None]
+        return [{"vector": vector.tolist()} for vector in embed_pixels(model, clips, pixels.__getitem__, model.batch_size)]
     if verb.task == "grounding":
         found: Sequence[Any] = find_boxes(model, seen)
     else:

@@ -46,12 +46,12 @@ class Index:
 
     Example:
         >>> import openmplug as om
-        >>> index, counts = om.Index.build(folder / "archive", [picture_file], folder)
+        >>> index, counts = om.Index.build(index_folder, [picture], folder, device="cpu", workers=0)
         >>> counts.added
         1
-        >>> hit, = index.search("a red circle", k=3)
+        >>> (hit,) = index.search("a red cup", k=3)
         >>> hit.name, -1 <= hit.similarity <= 1
-        ('red.png', True)
+        ('picture.png', True)
     """
 
     def __init__(self, path: Path, manifest: Manifest, model: Model | None) -> None:

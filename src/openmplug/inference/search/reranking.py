@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -84,6 +85,4 @@ def _read(model: Model, hits: Sequence[Hit]) -> tuple[dict[int, Tensor], dict[in
 
 
 def _with(hit: Hit, score: float | None = None, matching: float | None = None, problem: str | None = None) -> Hit:
-    from dataclasses import replace
-
     return replace(hit, score=hit.score if score is None else score, matching=matching, problem=problem)
