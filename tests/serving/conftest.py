@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing.connection import Connection
@@ -44,7 +44,7 @@ class ThreadProcess:
         self._thread.start()
 
     def _run(self, options: dict[str, Any]) -> None:
-        with self._pipe:
+        with self._pipe, suppress(SystemExit):
             worker.run(self._pipe, options)
 
     @property

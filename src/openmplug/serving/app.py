@@ -72,7 +72,8 @@ class Nobody(Response):
         self.background = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send nothing."""
+        """Send nothing; the log has a status for it, nginx's."""
+        scope["visit"].status = 499
 
 
 def build_app(service: Service) -> Gate:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from openmplug.serving.bodies import ClientGone, Receive
+from openmplug.serving.bodies import Receive
 from openmplug.serving.logs import log
 from openmplug.serving.refusals import Refusal, internal
 
@@ -28,7 +28,6 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SMALL_BODY = 64 * 1024  # so much of an unread body the HTTP server may throw away by itself
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 8 * 1024 * 1024
-_CLOSED_BY_CLIENT = 499
 
 
 class Gate:
@@ -67,8 +66,6 @@ class Gate:
             if refusal is not None:
                 raise refusal
             await self.app(scope, visit.receive, visit.send)
-        except ClientGone:
-            visit.status = visit.status or _CLOSED_BY_CLIENT
         except asyncio.CancelledError:  # the service ends before this request could
             visit.status = visit.status or 503
             raise

@@ -85,6 +85,7 @@ async def serve(service: Service, door: socket.socket, listening: Callable[[str]
     loop = asyncio.get_running_loop()
     config = uvicorn.Config(build_app(service), **protocol_options(service.limits))
     server = Server(config, lambda: loop.call_soon_threadsafe(service.stopping.set))
+    service.connections = lambda: len(server.server_state.connections)
     service.start()
     serving = asyncio.ensure_future(server.serve([door]))
     failing, stopping = asyncio.ensure_future(service.failed()), asyncio.ensure_future(service.stopping.wait())

@@ -89,6 +89,7 @@ class Service:
         stopping: Set when the service shall end.
         in_progress: Requests between their headers and the end of their answers.
         failure: Why no process can work, where the first attempt failed.
+        connections: How many are open; whoever holds them says how to count.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Service:
         self.draining = False
         self.in_progress = 0
         self.failure: OpenmplugError | None = None
+        self.connections: Callable[[], int] = lambda: 0
         self.uploads = Uploads(limits.upload_bytes)
         self.batcher = Batcher(limits.queue, max_batch, max_wait_seconds)
         stuck = max(60.0, _STUCK * limits.request_seconds)
@@ -124,6 +126,7 @@ class Service:
             (
                 ("openmplug_queue_depth", "Pictures that wait for the model, a video counting as its frames.", lambda: self.batcher.depth),
                 ("openmplug_requests_in_progress", "Requests being served.", lambda: self.in_progress),
+                ("openmplug_connections", "Open connections.", lambda: self.connections()),
                 ("openmplug_upload_bytes", "Bytes of bodies held in memory.", lambda: self.uploads.held),
                 ("openmplug_workers_ready", "Model processes that can work.", lambda: self.workers),
                 ("openmplug_workers_resident_bytes", "Memory of the model processes.", self._worker_bytes),
