@@ -18,6 +18,7 @@ def demo(
         list[Path] | None,
         typer.Option("--model", "-m", metavar="DIR", help="A model; give it again for more, and to compare.", show_default="the small one"),
     ] = None,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="An index to search (openmplug index build).")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other devices in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port.", show_default="first free from 7860 on")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
@@ -33,10 +34,15 @@ def demo(
     from openmplug.serving.page.shelf import fill
 
     shelf = fill(model or [], device, dtype, batch_size)
+    archive = None
+    if index is not None:
+        from openmplug.serving.page.archive import open_index
+
+        archive = open_index(index, shelf, device, dtype)
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    with page_open(shelf, host, port) as address:
+    with page_open(shelf, archive, host, port) as address:
         typer.echo(f"Open in a browser: {address}")
         screen.note("Ctrl-C closes the page.")
         if open_browser:

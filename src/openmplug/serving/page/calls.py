@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from openmplug.errors import UsageError
+from openmplug.inference.model import Model
 from openmplug.inference.results import Answer, Box, Caption, Match
 from openmplug.serving.page import shown
 from openmplug.serving.page.shelf import VERBS, Shelved
@@ -19,16 +20,26 @@ from openmplug.serving.page.worker import ModelWorker
 Tell = Callable[[float, str], Any]
 """Called with how far a request is, 0 to 1, and what is being done."""
 
+EXPLAINED = ("vqa", "caption", "retrieval")
 NEEDS = {"vqa": "a question", "grounding": "the words for what to find", "retrieval": "a sentence"}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a model said: the result, its HTML, a picture that belongs to it, and how long it took."""
+    """What a model said.
+
+    Args:
+        result: As the model gives it.
+        html: To be read.
+        picture: The upload with a box in it, where a box was found.
+        maps: Where the model looked, with labels: for all words together, then for each; empty where nobody asked.
+        seconds: How long the model took, waiting included.
+    """
 
     result: Answer | Caption | Match | Box
     html: str
     picture: Image.Image | None
+    maps: list[tuple[Image.Image, str]]
     seconds: float
 
 
@@ -67,10 +78,22 @@ class Calls:
         Raises:
             DataError: If it cannot be used; see ``read_upload``.
         """
-        return read_upload(path, (one or self.shelf[0]).model, self.limits)
+        return self.read_for(path, (one or self.shelf[0]).model)
+
+    def read_for(self, path: str | None, model: Model) -> Upload:
+        """Read an upload as a model sees it that is on no shelf; see ``read_upload``."""
+        return read_upload(path, model, self.limits)
 
     def ask(
-        self, verb: str, path: str | None, text: str = "", choices: str = "", name: str | None = None, tell: Tell = lambda done, what: None
+        self,
+        verb: str,
+        path: str | None,
+        text: str = "",
+        *,
+        choices: str = "",
+        name: str | None = None,
+        looking: bool = False,
+        tell: Tell = lambda done, what: None,
     ) -> Found:
         """Do what a button says.
 
@@ -80,6 +103,7 @@ class Calls:
             text: Question, phrase or sentence; captions need none.
             choices: Of a question: answers to choose among, separated by commas.
             name: Which model; None takes the first that can.
+            looking: Also show where the model looked; not of boxes, which say it themselves.
             tell: Told how far it is.
 
         Raises:
@@ -87,20 +111,36 @@ class Calls:
             UsageError: If the text is missing or too long, or no model can do it.
             EnvironmentProblem: If too many are waiting.
         """
-        text = self._checked(text, NEEDS.get(verb))
-        candidates = tuple(dict.fromkeys(part.strip() for part in self._checked(choices).split(",") if part.strip()))
+        text = self.checked(text, NEEDS.get(verb))
+        candidates = tuple(dict.fromkeys(part.strip() for part in self.checked(choices).split(",") if part.strip()))
         one = self.named(name, verb)
         tell(0.1, "Reading the picture")
         upload = self.read(path, one)
         tell(0.4, "The model is looking")
         began = time.monotonic()
         result = self.worker.run((verb, one.name, candidates), _compute(one, verb, candidates), (upload.visual, text))
-        seconds = time.monotonic() - began
         lines = one.remarks(verb, text) if text else []
+        maps: list[tuple[Image.Image, str]] = []
+        if looking and verb in EXPLAINED:
+            tell(0.7, "Where did it look?")
+            try:
+                item = (upload.visual, text or None, getattr(result, "text", "") or None)
+                maps = shown.heat_maps(self.worker.run(("look", verb, one.name), _explain(one, verb), item))
+            except UsageError as error:  # a model without a matching head, say: its answer is worth showing all the same
+                lines.append(f"Where it looked cannot be shown: {error}.")
         html, picture = _show(result, upload, lines)
-        return Found(result, html, picture, seconds)
+        return Found(result, html, picture, maps, time.monotonic() - began)
 
-    def _checked(self, text: str | None, needed: str | None = None) -> str:
+    def checked(self, text: str | None, needed: str | None = None) -> str:
+        """Return a text in one line.
+
+        Args:
+            text: As it was typed.
+            needed: What is asked for where there is none; None where there may be none.
+
+        Raises:
+            UsageError: If there is none, or too much.
+        """
         text = " ".join((text or "").split())
         if needed and not text:
             raise UsageError(f"there is nothing to go on yet; type {needed} first")
@@ -124,6 +164,18 @@ def _compute(one: Shelved, verb: str, candidates: Sequence[str]) -> Callable[[Se
         else:
             results = model.match(visuals, texts)
         return list(results)
+
+    return compute
+
+
+def _explain(one: Shelved, verb: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def compute(items: Sequence[Any]) -> Sequence[Any]:
+        visuals, texts, targets = (list(column) for column in zip(*items, strict=True))
+        if verb == "caption":
+            found: Any = one.model.explain(visuals, target=targets, task=verb)
+        else:
+            found = one.model.explain(visuals, texts, target=targets if verb == "vqa" else None, task=verb)
+        return list(found)
 
     return compute
 

@@ -9,9 +9,11 @@ import gradio as gr
 
 from openmplug.errors import UsageError
 from openmplug.serving.page import shown
+from openmplug.serving.page.archive import Archive
 from openmplug.serving.page.calls import Calls
 from openmplug.serving.page.comparing import compare_tab, shared_verbs
 from openmplug.serving.page.examples import Example
+from openmplug.serving.page.searching import search_tab
 from openmplug.serving.page.style import TITLE
 from openmplug.serving.page.tabs import ask_tab, caption_tab, find_tab, match_tab, on, picture_box, told
 
@@ -43,12 +45,13 @@ def _has_link(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_has_link(each) for each in value)
 
 
-def build_page(calls: Calls, examples: Sequence[Example]) -> Page:
+def build_page(calls: Calls, examples: Sequence[Example], archive: Archive | None = None) -> Page:
     """Build the page.
 
     Args:
         calls: What can be asked.
         examples: To try; their files lie where Gradio may read them.
+        archive: What the search tab searches; there is none without it.
     """
     page = Page(title=TITLE, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 4, _KEPT_SECONDS))
     with page:
@@ -64,7 +67,7 @@ def build_page(calls: Calls, examples: Sequence[Example]) -> Page:
                 facts = gr.HTML("", elem_id="facts")
                 tray = gr.HTML(shown.tray(examples), js_on_load=_CLICKED, elem_id="examples")
             with gr.Column(scale=5, min_width=280), gr.Tabs(overflow_behavior="wrap"):
-                texts = _tabs(calls, upload)
+                texts = _tabs(calls, upload, archive)
         with gr.Accordion("What these models can and cannot do", open=False, elem_id="about"):
             for one in calls.shelf:
                 gr.Markdown(one.description())
@@ -72,7 +75,7 @@ def build_page(calls: Calls, examples: Sequence[Example]) -> Page:
     return page
 
 
-def _tabs(calls: Calls, upload: gr.File) -> dict[str, gr.Textbox]:
+def _tabs(calls: Calls, upload: gr.File, archive: Archive | None) -> dict[str, gr.Textbox]:
     """Make the tabs of what the models can do; returns the boxes that examples fill, by the field of ``Example``."""
     texts = {}
     if calls.able("vqa"):
@@ -83,6 +86,8 @@ def _tabs(calls: Calls, upload: gr.File) -> dict[str, gr.Textbox]:
         texts["phrase"] = find_tab(calls, upload)
     if calls.able("retrieval"):
         texts["sentence"] = match_tab(calls, upload)
+    if archive is not None:
+        search_tab(archive, upload)
     if shared_verbs(calls):
         compare_tab(calls, upload)
     return texts

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from openmplug.errors import EnvironmentProblem
+from openmplug.inference.search.index import Index
+from openmplug.serving.page.archive import Archive
 from openmplug.serving.page.calls import Calls
 from openmplug.serving.page.examples import draw_examples
 from openmplug.serving.page.shelf import Shelved
@@ -46,6 +48,19 @@ class Headers:
         await self.app(scope, receive, sending if scope["type"] == "http" else send)
 
 
+@contextmanager
+def _uploads_in(folder: Path) -> Iterator[None]:
+    """Let Gradio keep uploads in a folder; it looks where when the page is built."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("GRADIO_TEMP_DIR")
+        if before is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
 def require_gradio() -> None:
     """Check that Gradio is there, and tell it to keep quiet; call this before anything else imports it.
 
@@ -64,12 +79,17 @@ def require_gradio() -> None:
 
 @contextmanager
 def page_open(
-    shelf: Sequence[Shelved], host: str = "127.0.0.1", port: int | None = None, limits: UploadLimits | None = None
+    shelf: Sequence[Shelved],
+    index: Index | None = None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    limits: UploadLimits | None = None,
 ) -> Iterator[str]:
     """Serve the page while the block runs.
 
     Args:
         shelf: The models.
+        index: What can be searched, with its model.
         host: Address to listen on.
         port: Port to listen on; None takes the first free one from 7860 on.
         limits: What the page takes.
@@ -85,12 +105,12 @@ def page_open(
 
     limits = limits or UploadLimits()
     worker = ModelWorker(max(one.model.batch_size for one in shelf), WAITING)
-    with tempfile.TemporaryDirectory(prefix="openmplug-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read when the components are made
+    with tempfile.TemporaryDirectory(prefix="openmplug-page-") as folder, _uploads_in(Path(folder) / "uploads"):
         from openmplug.serving.page.layout import build_page
         from openmplug.serving.page.style import CSS, theme
 
-        page = build_page(Calls(shelf, worker, limits), draw_examples(Path(folder)))
+        calls = Calls(shelf, worker, limits)
+        page = build_page(calls, draw_examples(Path(folder)), None if index is None else Archive(index, calls))
         page.queue(max_size=WAITING, default_concurrency_limit=32, api_open=False)
         try:
             _, address, _ = page.launch(

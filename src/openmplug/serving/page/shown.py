@@ -7,8 +7,12 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from openmplug.inference.explain.drawing import heat
+from openmplug.inference.explain.explanation import Explanation
 from openmplug.inference.results import Answer, Box, Caption, Match
 from openmplug.serving.page.examples import Example
 from openmplug.serving.page.uploads import Upload
@@ -145,6 +149,26 @@ def with_box(picture: Image.Image, found: Box) -> Image.Image:
         if sides[0] <= sides[2] and sides[1] <= sides[3]:
             canvas.rectangle(sides, outline=colour, width=thick if not inset else max(1, thick // 2))
     return drawn
+
+
+def heat_maps(found: Explanation, most_words: int = 15) -> list[tuple[Image.Image, str]]:
+    """Return the picture with what an output hangs on laid over it, and the label of each: all words together, then each word.
+
+    Every map is scaled by its own highest value. Of a clip it is a strip of its frames.
+    """
+    whole = {"match": "the whole sentence", "answer": "the whole question", "caption": "the whole caption"}[found.kind]
+    written = len(found.words) - found.written
+    labels = [f"answer: {word}" if found.kind == "answer" and at >= written else word for at, word in enumerate(found.words)]
+    shown = list(zip([found.whole, *found.maps], [whole, *labels], strict=True))[: 1 + most_words]
+    return [(_heated(found, values), label) for values, label in shown]
+
+
+def _heated(found: Explanation, values: NDArray[np.float32]) -> Image.Image:
+    high = float(values.max())
+    scaled = values / high if high > 0 else values
+    if not found.frames:
+        return heat(screen_size(found.pictures[0].convert("RGB")), scaled)
+    return strip([heat(one.convert("RGB"), each) for one, each in zip(found.pictures, scaled, strict=True)])
 
 
 def _sure(score: float) -> str:

@@ -13,6 +13,7 @@ CSS = """
 .om-tray button { flex: none; padding: 2px; border: 2px solid var(--border-color-primary); border-radius: .5rem; cursor: pointer; }
 .om-tray button:hover, .om-tray button:focus-visible { border-color: var(--color-accent); }
 .om-tray img { display: block; width: 3.6rem; height: 3.6rem; border-radius: .35rem; margin: 0 !important; }
+.om-maps .caption-label { font-weight: 600; }
 #preview, #preview .image-frame, #found-picture .image-frame { max-height: 26rem; }
 #preview img { max-height: 26rem; object-fit: contain; }
 .html-container { padding-top: .25rem !important; padding-bottom: .25rem !important; }

@@ -11,8 +11,9 @@ import gradio as gr
 
 from openmplug.errors import OpenmplugError
 from openmplug.serving.page import shown
-from openmplug.serving.page.calls import Calls
+from openmplug.serving.page.calls import Calls, Found
 
+Path = str | None  # of an upload, as Gradio hands it over
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +70,31 @@ def picture_box(name: str, label: str) -> gr.Image:
     return gr.Image(interactive=False, visible=False, label=label, show_label=False, elem_id=name, format="png", buttons=["download"])
 
 
+def maps_box(name: str) -> gr.Gallery:
+    """Make the place of the pictures that show where the model looked."""
+    return gr.Gallery(
+        label="Where the model looked: bright patches raise the score most",
+        visible=False,
+        interactive=False,
+        columns=3,
+        height="auto",
+        object_fit="contain",
+        format="png",
+        buttons=[],
+        elem_id=name,
+        elem_classes="om-maps",
+    )
+
+
+def looking_box(on: bool, name: str) -> gr.Checkbox:
+    """Make the switch for these pictures."""
+    return gr.Checkbox(on, label="Show where it looked", container=False, elem_id=name)
+
+
+def _with_maps(found: Found) -> list[Any]:
+    return [found.html, gr.update(value=found.maps or None, visible=bool(found.maps))]
+
+
 def ask_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
     """Make the tab for questions; returns where they are typed."""
     with gr.Tab("Ask", id="vqa"):
@@ -76,14 +102,16 @@ def ask_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
         with gr.Accordion("Choose among answers", open=False):
             choices = text_box(calls, "Answers to choose among", "red, green, blue", "choices", info="Separated by commas.")
         model = choice(calls, "vqa")
+        looking = looking_box(False, "ask-looking")
         button = gr.Button("Ask", variant="primary", elem_id="ask")
         result = result_box("answer")
+        maps = maps_box("answer-maps")
 
-        @told(1)
-        def run(path: str | None, text: str, among: str, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-            return calls.ask("vqa", path, text, among, name, progress).html
+        @told(2)
+        def run(path: Path, text: str, among: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+            return _with_maps(calls.ask("vqa", path, text, choices=among, name=name, looking=look, tell=tell))
 
-        on([button.click, question.submit, choices.submit], run, [upload, question, choices, model], [result])
+        on([button.click, question.submit, choices.submit], run, [upload, question, choices, model, looking], [result, maps])
     return question
 
 
@@ -91,14 +119,16 @@ def caption_tab(calls: Calls, upload: gr.File) -> None:
     """Make the tab for captions."""
     with gr.Tab("Caption", id="caption"):
         model = choice(calls, "caption")
+        looking = looking_box(False, "caption-looking")
         button = gr.Button("Write a caption", variant="primary", elem_id="describe")
         result = result_box("caption")
+        maps = maps_box("caption-maps")
 
-        @told(1)
-        def run(path: str | None, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-            return calls.ask("caption", path, name=name, tell=progress).html
+        @told(2)
+        def run(path: Path, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+            return _with_maps(calls.ask("caption", path, name=name, looking=look, tell=tell))
 
-        on([button.click], run, [upload, model], [result])
+        on([button.click], run, [upload, model, looking], [result, maps])
 
 
 def find_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
@@ -111,8 +141,8 @@ def find_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
         picture = picture_box("found-picture", "Where it is")
 
         @told(2)
-        def run(path: str | None, text: str, name: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-            found = calls.ask("grounding", path, text, name=name, tell=progress)
+        def run(path: Path, text: str, name: str, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+            found = calls.ask("grounding", path, text, name=name, tell=tell)
             return [found.html, gr.update(value=found.picture, visible=True)]
 
         on([button.click, phrase.submit], run, [upload, phrase, model], [result, picture])
@@ -124,12 +154,14 @@ def match_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
     with gr.Tab("Match", id="retrieval"):
         sentence = text_box(calls, "A sentence", "a red circle left of a blue square", "sentence", info="Does it fit the picture?")
         model = choice(calls, "retrieval")
+        looking = looking_box(True, "match-looking")
         button = gr.Button("Does it fit?", variant="primary", elem_id="match")
         result = result_box("matched")
+        maps = maps_box("match-maps")
 
-        @told(1)
-        def run(path: str | None, text: str, name: str, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
-            return calls.ask("retrieval", path, text, name=name, tell=progress).html
+        @told(2)
+        def run(path: Path, text: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+            return _with_maps(calls.ask("retrieval", path, text, name=name, looking=look, tell=tell))
 
-        on([button.click, sentence.submit], run, [upload, sentence, model], [result])
+        on([button.click, sentence.submit], run, [upload, sentence, model, looking], [result, maps])
     return sentence

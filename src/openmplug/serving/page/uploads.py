@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from openmplug.data.frames import chooser
-from openmplug.data.images import DECODER_ERRORS, VIDEO_SUFFIXES, decode_image
-from openmplug.data.video import Animation, ArrayVideo, Video, kind_of_content, open_video
-from openmplug.errors import DataError
+from openmplug.data.images import VIDEO_SUFFIXES, decode_image
+from openmplug.data.video import Animation, ArrayVideo, Video, VideoLimits, kind_of_content, open_video
+from openmplug.errors import DataError, TooLarge
 from openmplug.inference.model import Model
 
 MIB = 2**20
-MAX_ANIMATION_PIXELS = 500_000_000  # of all frames together: about five seconds of unpacking
 _READERS = threading.BoundedSemaphore(2)  # a large picture is 150 MB of pixels: ten people must not have them all at once
 
 
@@ -29,12 +25,14 @@ class UploadLimits:
         megabytes: Largest file, MiB.
         pixels: Largest width x height of a picture, and of a frame.
         video_seconds: Longest clip.
+        video_work_seconds: Longest time that unpacking a clip may take.
         characters: Longest text.
     """
 
     megabytes: int = 50
     pixels: int = 50_000_000
     video_seconds: float = 300.0
+    video_work_seconds: float = 20.0
     characters: int = 500
 
 
@@ -78,7 +76,8 @@ def read_upload(path: str | None, model: Model, limits: UploadLimits) -> Upload:
         limits: What is taken.
 
     Raises:
-        DataError: If there is none, it is neither a picture nor a clip, is damaged, or is beyond a limit.
+        DataError: If there is none, it is neither a picture nor a clip, or is damaged.
+        TooLarge: If it is beyond a limit.
         EnvironmentProblem: If it is a video and PyAV is not installed.
     """
     if not path:
@@ -86,42 +85,32 @@ def read_upload(path: str | None, model: Model, limits: UploadLimits) -> Upload:
     place = Path(path)
     size = place.stat().st_size
     if size > limits.megabytes * MIB:
-        raise DataError(f"'{place.name}' has {size / MIB:.1f} MB; at most {limits.megabytes} are taken; make it smaller")
+        raise TooLarge(f"'{place.name}' has {size / MIB:.1f} MB; at most {limits.megabytes} are taken; make it smaller")
+    bounds = VideoLimits(limits.pixels, seconds=limits.video_seconds, work_seconds=limits.video_work_seconds)
     with _READERS:
-        found = _open(place, limits)
+        found = _open(place, limits, bounds)
         if isinstance(found, Image.Image):
             return Upload(place.name, found)
         with found:
             seconds = float(found.times()[-1])
-            if seconds > limits.video_seconds:
-                raise DataError(f"'{place.name}' is {seconds:,.0f} seconds long; at most {limits.video_seconds:,.0f} are taken; cut it")
-            seen = chooser(model.video.sampling)(model.video.frames, len(found), random.Random(0))
+            bounds.check(place.name, seconds=seconds)
+            seen = model.visuals.clip.choose(found)
             return Upload(place.name, ArrayVideo(found.read(seen), place.name), len(found), seconds)
 
 
-def _open(place: Path, limits: UploadLimits) -> Image.Image | Video:
+def _open(place: Path, limits: UploadLimits, bounds: VideoLimits) -> Image.Image | Video:
     """Open a file by what is in it; its name says nothing certain, and errors show no more of its path."""
     kind, name = kind_of_content(place), place.name
     if kind == "animation":
-        _check_animation(place, limits)
-        with contextlib.suppress(DataError):  # as a picture it is damaged, too, and is called one
-            video = Animation(place, name)
-            if len(video) > 1:
-                return video
-            video.close()
+        try:
+            video = Animation(place, name, bounds)
+        except TooLarge:
+            raise
+        except DataError:  # as a picture it is damaged, too, and is called one
+            return decode_image(place.read_bytes(), name, limits.pixels)
+        if len(video) > 1:
+            return video
+        video.close()
     elif kind == "video" or place.suffix.lower() in VIDEO_SUFFIXES:
-        return open_video(place, name)
+        return open_video(place, name, bounds)
     return decode_image(place.read_bytes(), name, limits.pixels)
-
-
-def _check_animation(place: Path, limits: UploadLimits) -> None:
-    """Refuse an animation that takes too long to unpack: every frame has to be made from the one before."""
-    try:
-        with Image.open(place) as image:
-            frames, pixels = getattr(image, "n_frames", 1), image.width * image.height
-    except (Image.DecompressionBombError, *DECODER_ERRORS):
-        return  # reading it says what is wrong
-    if frames > 1 and frames * pixels > MAX_ANIMATION_PIXELS:
-        raise DataError(
-            f"'{place.name}' has {frames:,} frames of {pixels:,} pixels, too many to unpack; make it smaller, or a video file of it"
-        )

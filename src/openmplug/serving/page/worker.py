@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from openmplug.errors import EnvironmentProblem
+from openmplug.serving.batching import Batcher, Job, QueueFull
 
 Compute = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
-    key: Hashable
-    compute: Compute
-    item: Any
-    result: Future[Any] = field(default_factory=Future)
 
 
 class ModelWorker:
     """Runs models, one batch at a time; any number of threads may ask.
 
-    While a batch is computed, requests gather; those of the same kind as the oldest then make the next batch. Nothing waits on purpose.
+    While a batch is computed, requests gather; those of one kind then make the next batch. Nothing waits on purpose.
 
     Args:
         batch_size: Most requests in a batch.
@@ -32,18 +25,14 @@ class ModelWorker:
     """
 
     def __init__(self, batch_size: int, most_waiting: int = 64) -> None:
-        self._batch_size = batch_size
-        self._most_waiting = most_waiting
-        self._jobs: list[_Job] = []
-        self._open = True
-        self._changed = threading.Condition()
+        self._line = Batcher(most_waiting, batch_size, max_wait_seconds=0.0)
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return len(self._jobs)
+        return self._line.depth
 
     def run(self, key: Hashable, compute: Compute, item: Any) -> Any:
         """Work on one item and wait for its result.
@@ -57,42 +46,37 @@ class ModelWorker:
             EnvironmentProblem: If too many are waiting.
             Exception: What ``compute`` raises for this item.
         """
-        job = _Job(key, compute, item)
-        with self._changed:
-            if len(self._jobs) >= self._most_waiting:
-                raise EnvironmentProblem(f"{len(self._jobs)} requests are waiting already; try again in a minute")
-            self._jobs.append(job)
-            self._changed.notify()
-        return job.result.result()
+        try:
+            self._line.reserve(1)
+        except QueueFull as full:
+            said = f"{full.waiting} requests are waiting already; try again in {full.retry_after} seconds"
+            raise EnvironmentProblem(said) from None
+        result: Future[Any] = Future()
+        self._line.submit(Job(key, (compute, item, result)))
+        return result.result()
 
     def close(self) -> None:
         """End the thread once nothing waits."""
-        with self._changed:
-            self._open = False
-            self._changed.notify()
+        self._line.close()
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            self._compute(batch)
+        while batch := self._line.take():
+            began = time.monotonic()
+            _compute([job.content for job in batch])
+            self._line.finished(len(batch), time.monotonic() - began)
 
-    def _take(self) -> list[_Job]:
-        """Wait for a batch; empty when closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or not self._open)
-            batch = [job for job in self._jobs if job.key == self._jobs[0].key][: self._batch_size]
-            self._jobs = [job for job in self._jobs if job not in batch]
-            return batch
 
-    def _compute(self, batch: Sequence[_Job]) -> None:
-        try:
-            results = batch[0].compute([job.item for job in batch])
-        except Exception as error:
-            if len(batch) == 1:
-                batch[0].result.set_exception(error)
-                return
-            for job in batch:  # one's fault is not the others'
-                self._compute([job])
+def _compute(batch: Sequence[tuple[Compute, Any, Future[Any]]]) -> None:
+    """Compute a batch and hand out its results."""
+    try:
+        results = batch[0][0]([item for _, item, _ in batch])
+    except Exception as error:
+        if len(batch) == 1:
+            batch[0][2].set_exception(error)
             return
-        for job, result in zip(batch, results, strict=True):
-            job.result.set_result(result)
+        for one in batch:  # one's fault is not the others'
+            _compute([one])
+        return
+    for (_, _, future), result in zip(batch, results, strict=True):
+        future.set_result(result)
