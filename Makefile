@@ -3,14 +3,14 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-DEFAULT_TESTS := not slow and not gpu and not released
+DEFAULT_TESTS := not slow and not gpu and not released and not browser
 # Small models on few cores: threads inside torch only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 RESULTS := $(BIN)/openmplug results page docs/results --output docs/results.md --index src/openmplug/recipes/results.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-gpu check results docs docs-serve format bench clean
+.PHONY: help setup quickstart test test-slow test-gpu test-browser pictures check results docs docs-serve format bench clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -32,6 +32,14 @@ test-slow: setup  ## the tests that take longer
 
 test-gpu: setup  ## the tests that need an NVIDIA GPU
 	$(PYTEST) -m "gpu" $(PYTEST_ARGS)
+
+test-browser: setup  ## the page in a headless Chromium (installs Gradio, Playwright and, as root on Debian, Chromium)
+	@VENV=$(VENV) scripts/make_browser.sh
+	$(PYTEST) tests/browser -m browser $(PYTEST_ARGS)
+
+pictures: setup  ## the pictures of docs/demo.md, made by the browser tests; MODELS=DIR:DIR says of which models
+	@VENV=$(VENV) scripts/make_browser.sh
+	OPENMPLUG_PAGE_MODELS="$(MODELS)" OPENMPLUG_PICTURES=docs/pictures $(PYTEST) tests/browser -m browser $(PYTEST_ARGS)
 
 check: setup  ## format, lint, types, direction of imports, the results page
 	$(BIN)/ruff format --check .
