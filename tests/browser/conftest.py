@@ -38,9 +38,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from openmplug.serving.page.running import page_open, require_gradio
 
     require_gradio()
-    from openmplug.inference.search.index import Index
-
     from openmplug.data.shapes import write_shapes
+    from openmplug.inference.search.index import Index
     from openmplug.serving.page.archive import open_index
     from openmplug.serving.page.shelf import fill
     from openmplug.serving.page.uploads import UploadLimits
