@@ -22,6 +22,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,17 @@ def made_up(count: int, words: int, numbers: bool = False) -> list[Any]:
 
 
 def batch_of(task: Any, count: int, training: bool, frames: int = 0, words: int = 10) -> Any:
-    """Make a batch of random pictures, or clips of so many frames, with a question of so many words and an answer each."""
+    """Make a batch of random pictures, or clips of so many frames, with a question of so many words and an answer, or a caption."""
     import torch
 
     from openmplug.batch import Item
+    from openmplug.tasks.pretrain import PretrainTask
 
     size = task.model.config.image_size
     shape = (*((frames,) if frames else ()), 3, size, size)
     samples = made_up(count, words, getattr(task.settings, "regression", False))
+    if isinstance(task, PretrainTask):
+        samples = [replace(sample, targets=(sample.text,)) for sample in samples]
     return task.collator(training)([Item(sample, torch.randn(shape), boxes=((0.5, 0.5, 0.25, 0.25),)) for sample in samples])
 
 
