@@ -14,7 +14,7 @@ pytest.importorskip("lancedb")
 
 def test_it_runs_on_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     search = load_benchmark("search", monkeypatch)
-    for setting in ("PROBES", "REFINE"):  # the benchmark may change them
+    for setting in ("PROBED_ROWS", "REFINE"):  # the benchmark may change them
         monkeypatch.setattr(search.front_door, setting, getattr(search.front_door, setting))
     assert search.main(f"--rows 1000 --size 16 --queries 20 --sets clustered --json {tmp_path / 'n.json'}".split()) == 0
     numbers = json.loads((tmp_path / "n.json").read_text())["clustered"]

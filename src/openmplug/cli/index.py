@@ -208,7 +208,8 @@ def _limit(on_error: str, max_failures: str) -> int | float | None:
 
 
 def _show(meter: screen.Meter, tally: BuildTally) -> None:
-    remarks = [f"{tally.resumed:,} there before"] * bool(tally.resumed) + [f"{tally.failed:,} unreadable"] * bool(tally.failed)
+    remarks = [f"of {tally.total:,}"] if tally.total is not None else []
+    remarks += [f"{tally.resumed:,} there before"] * bool(tally.resumed) + [f"{tally.failed:,} unreadable"] * bool(tally.failed)
     meter.show(tally.rows, tally.items_per_second, ", ".join(remarks))
 
 

@@ -44,12 +44,14 @@ class BuildTally(Tally):
         repeated: Rows that named a file again; the first one counts.
         rows_added: Pictures and moments.
         misfits: Values left empty by column, because they are of another kind than the column's.
+        total: Rows that the inputs name; None if unknown.
     """
 
     replaced: int = 0
     repeated: int = 0
     rows_added: int = 0
     misfits: Counter[str] = field(default_factory=Counter)
+    total: int | None = None
 
     @property
     def added(self) -> int:
@@ -129,7 +131,7 @@ class Builder:
             DataError: For unreadable files, as the policy says; if none could be read.
             EnvironmentProblem: If something cannot be written, or a worker dies.
         """
-        tally = BuildTally()
+        tally = BuildTally(total=inputs.total)
         began = time.perf_counter()
         waiting: list[_File] = []
         committed = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmplug.errors import DataError, ModelError, UsageError
-from openmplug.inference.bulk.inputs import open_inputs
+from openmplug.inference.bulk.inputs import Inputs, open_inputs
 from openmplug.inference.loading import load
 from openmplug.inference.lock import alone
 from openmplug.inference.model import Model
@@ -21,14 +22,18 @@ from openmplug.inference.search.manifest import Manifest, is_index, model_hash, 
 from openmplug.inference.search.places import Root, choose_root, exists
 from openmplug.inference.search.reranking import check_reranking, rerank
 from openmplug.inference.search.results import Hit, IndexInfo
-from openmplug.inference.search.store import Store, import_lancedb, quoted
+from openmplug.inference.search.store import Store, import_lancedb, partitions, quoted
 from openmplug.inference.visuals import VisualInput
 
 EXACT_ROWS = 20_000
 """Up to so many rows every one is compared: as fast as an index, and exact."""
 
-PROBES = 32
+PROBED_ROWS = 100_000
+"""So many rows are looked at through the index's short codes: all of 100,000, the nearest tenth of a million (benchmarks/search.py)."""
+
 REFINE = 20
+"""``REFINE`` times as many rows as were asked for are compared by their whole vectors."""
+
 DEFAULT_SEGMENT_SECONDS = 5.0
 
 Report = Callable[[BuildTally], None]
@@ -61,6 +66,7 @@ class Index:
         self._root = Root.of(manifest, path)
         self._store = Store(path, manifest.vector_size)
         self._computing = threading.Lock()
+        self._indexed = (-1, 0)  # version of the table, and rows in its vector index then
         if model is not None:
             manifest.check_model(model, path)
 
@@ -158,7 +164,7 @@ class Index:
         if known is None:
             manifest.write(folder)
         index = cls(folder, manifest, model)
-        return index, index.add(inputs, on_error=on_error, max_failures=max_failures, workers=workers, report=report)
+        return index, index._add(sources, on_error, max_failures, workers, report)
 
     def add(
         self,
@@ -183,10 +189,12 @@ class Index:
             UsageError: If another process is writing.
             EnvironmentProblem: If something cannot be written.
         """
-        found = open_inputs([str(one) for one in inputs], None)
+        return self._add(open_inputs([str(one) for one in inputs], None), on_error, max_failures, workers, report)
+
+    def _add(self, inputs: Inputs, on_error: str, max_failures: int | float | None, workers: int | None, report: Report) -> BuildTally:
         with self._writing():
             builder = Builder(self._store, self._manifest, self._root, self._needed())
-            tally = builder.add(found, on_error, max_failures, workers, report)
+            tally = builder.add(inputs, on_error, max_failures, workers, report)
             self._refresh()
         return tally
 
@@ -324,9 +332,19 @@ class Index:
         if vector.shape != (self._manifest.vector_size,):
             raise UsageError(f"the vector is {tuple(vector.shape)}; this index holds vectors of ({self._manifest.vector_size},)")
         # A filter that leaves few rows is answered exactly, which is then also faster.
-        exact = self._store.vector_index() is None or (where is not None and self._store.count(where) <= EXACT_ROWS)
-        rows = self._store.nearest(np.asarray(vector, np.float32), k, where, PROBES, REFINE, exact)
+        indexed = self._indexed_rows()
+        exact = not indexed or (where is not None and self._store.count(where) <= EXACT_ROWS)
+        probes = max(1, math.ceil(partitions(indexed) * min(1.0, PROBED_ROWS / max(indexed, 1))))
+        rows = self._store.nearest(np.asarray(vector, np.float32), k, where, probes, REFINE, exact)
         return [self._hit(row) for row in rows]
+
+    def _indexed_rows(self) -> int:
+        """Count the rows in the vector index, 0 without one; looked up again when the table has changed."""
+        version = self._store.version()
+        if self._indexed[0] != version:
+            now = self._store.vector_index()
+            self._indexed = (version, now[1] if now else 0)
+        return self._indexed[1]
 
     def _hit(self, row: dict[str, Any]) -> Hit:
         name, similarity = row.pop("path"), row.pop("similarity")

@@ -184,6 +184,10 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------------------- vector index
 
+    def version(self) -> int:
+        """Return the number of the table's state; it grows with every change."""
+        return int(self.table.version)
+
     def vector_index(self) -> tuple[str, int, int] | None:
         """Return kind, indexed rows and unindexed rows of the vector index; None without one."""
         for one in self.table.list_indices():
