@@ -70,7 +70,7 @@ class Calls:
         for one in self.able(verb):
             if name is None or one.name == name:
                 return one
-        raise UsageError(f"no model here {'is called ' + repr(name) + ' and' if name else ''} can {VERBS[verb]}")
+        raise UsageError(f"no model here{f' is called {name!r} and' if name else ''} can {VERBS[verb]}")
 
     def read(self, path: str | None, one: Shelved | None = None) -> Upload:
         """Read an upload as a model sees it; as the first one does where none is given.

@@ -32,7 +32,7 @@ class UploadLimits:
     megabytes: int = 50
     pixels: int = 50_000_000
     video_seconds: float = 300.0
-    video_work_seconds: float = 20.0
+    video_work_seconds: float = 10.0
     characters: int = 500
 
 
