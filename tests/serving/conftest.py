@@ -93,11 +93,12 @@ def running(
     wait: float = 0.005,
     urls: bool = False,
     wait_ready: bool = True,
+    index: Path | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
     """Run a service in a thread while the block runs."""
     door = open_socket("127.0.0.1", 0)
-    options = {"model": str(folder), "device": "cpu", "threads": None, "batch_size": max_batch, "index": None}
+    options = {"model": str(folder), "device": "cpu", "threads": None, "batch_size": max_batch, "index": index}
     started: list[Running] = []
     opened, result = threading.Event(), []
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,7 +17,7 @@ import pytest
 from data.videos_made import write_video
 from openmplug.data.transforms import ImageSettings
 from openmplug.inference.model import Model
-from serving.conftest import Running
+from serving.conftest import Running, running
 
 
 def b64(data: bytes) -> str:
@@ -144,12 +147,54 @@ def test_search_without_an_index(served: Running) -> None:
     assert "--index DIR" in answer.json()["error"]["message"]
 
 
-def test_a_model_of_one_task_refuses_the_others(example_folder: Path, folder: Path, tmp_path: Path, picture: bytes) -> None:
-    import json
-    import shutil
+def test_search(folder: Path, model: Model, pictures: list[bytes], tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    from openmplug.inference.search.index import Index
 
-    from serving.conftest import running
+    (tmp_path / "pictures").mkdir()
+    for number, picture in enumerate(pictures):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(picture)
+    index, _ = Index.build(tmp_path / "index", [tmp_path / "pictures"], model, workers=0)
+    with running(folder, index=tmp_path / "index") as one:
+        assert "search" in one.client.get("/v1/model").json()["endpoints"]
+        hits = one.post("search", json={"text": "a red circle", "k": 3}).json()["hits"]
+        expected = index.search("a red circle", k=3)
+        assert [hit["name"] for hit in hits] == [hit.name for hit in expected]
+        assert [hit["similarity"] for hit in hits] == pytest.approx([hit.similarity for hit in expected], abs=1e-4)
+        assert str(tmp_path) not in json.dumps(hits), "where files lie is nobody's business"
+        again = one.post("search", json={"text": "a red circle", "k": 2, "rerank": 4, "thumbnails": True}).json()["hits"]
+        assert [hit["name"] for hit in again] == [hit.name for hit in index.search("a red circle", k=2, rerank=4)]
+        assert base64.b64decode(again[0]["thumbnail"]).startswith(b"\xff\xd8")
+        alike = one.post("search", files={"image": pictures[5]}, data={"k": 1}).json()["hits"][0]
+        assert (alike["name"], alike["similarity"]) == ("5.png", pytest.approx(1, abs=1e-3))
+        only = one.post("search", json={"text": "a red circle", "where": "path = '2.png'"}).json()["hits"]
+        assert [hit["name"] for hit in only] == ["2.png"]
+        for wrong, message in (
+            ({"text": "a", "where": "nothing of the kind !!"}, ""),
+            ({"image": b64(pictures[0]), "rerank": 3}, "reads words"),
+            ({"text": " "}, "empty"),
+        ):
+            answer = one.post("search", json=wrong)
+            assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True), answer.text
 
+
+def test_an_index_of_another_model_is_refused(folder: Path, model: Model, picture: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    from openmplug.errors import ModelError
+
+    (tmp_path / "a.png").write_bytes(picture)
+    from openmplug.inference.search.index import Index
+
+    Index.build(tmp_path / "index", [tmp_path / "a.png"], model, workers=0)
+    manifest = next(path for path in (tmp_path / "index").iterdir() if path.suffix == ".json")
+    manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["model_hash"], "0" * 64))
+    with running(folder, index=tmp_path / "index", wait_ready=False) as one:
+        while not one.result:
+            time.sleep(0.02)
+    assert isinstance(one.result[0], ModelError)
+
+
+def test_a_model_of_one_task_refuses_the_others(folder: Path, tmp_path: Path, picture: bytes) -> None:
     shutil.copytree(folder, tmp_path / "caption")
     content = json.loads((tmp_path / "caption" / "config.json").read_text())
     content.update(task="caption", settings={}, image=ImageSettings(size=16).model_dump(mode="json"))

@@ -177,12 +177,13 @@ class SearchRequest(PictureRequest):
     """A text or a picture to search an index for."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "a red square", "k": 5}, {"image": _PICTURE, "k": 5}]})
-    settings: ClassVar[tuple[str, ...]] = ("k", "where", "rerank")
+    settings: ClassVar[tuple[str, ...]] = ("k", "where", "rerank", "thumbnails")
 
     text: str | None = Field(None, min_length=1)
     k: int = Field(10, ge=1, description="How many hits.")
     where: str | None = Field(None, description="A filter over the index's columns, such as: kind = 'video'")
-    rerank: bool = Field(False, description="Order the best hits by the matching head.")
+    rerank: int = Field(0, ge=0, description="Let the matching head order so many of the nearest; for a search by words.")
+    thumbnails: bool = Field(False, description="Send a small JPEG of each hit, as base64.")
 
     def _may_see_nothing(self) -> bool:
         return self.text is not None
@@ -249,10 +250,24 @@ class EmbedResponse(BaseModel):
     embeddings: list[list[float]]
 
 
+class SearchHit(BaseModel):
+    """A picture or a moment of a video: the index's name for its file, and how well it fits."""
+
+    name: str
+    score: float
+    similarity: float
+    matching: float | None
+    start_seconds: float | None
+    end_seconds: float | None
+    caption: str | None
+    metadata: dict[str, Any]
+    thumbnail: str | None
+
+
 class SearchResponse(BaseModel):
     """The hits, best first."""
 
-    hits: list[dict[str, Any]]
+    hits: list[SearchHit]
 
 
 class ModelResponse(BaseModel):

@@ -114,7 +114,6 @@ class Service:
         self.batcher = Batcher(limits.queue, max_batch, max_wait_seconds)
         stuck = max(60.0, _STUCK * limits.request_seconds)
         self.processes = [ModelProcess(number, each, self.batcher, self, stuck, launch) for number, each in enumerate(options)]
-        self.has_index = any(each.get("index") for each in options)
         self.stopping = asyncio.Event()
         self._ready: set[int] = set()
         self._ended = asyncio.Event()
@@ -195,7 +194,8 @@ class Service:
         longest = max(map(len, (*texts, *candidates, settings.get("prompt", ""), settings.get("where", ""))))
         if longest > limits.text_characters:
             raise too_large(f"a text of {longest:,} characters; expected at most {limits.text_characters:,}")
-        bounds = {"max_length": limits.new_tokens, "min_length": limits.new_tokens, "num_beams": limits.beams, "k": limits.results}
+        bounds = {"max_length": limits.new_tokens, "min_length": limits.new_tokens, "num_beams": limits.beams}
+        bounds.update(k=limits.results, rerank=limits.results)
         for name, most in bounds.items():
             if settings.get(name, 0) > most:
                 raise Refusal(422, "invalid_request", f"{name} is {settings[name]}; this service allows at most {most}")

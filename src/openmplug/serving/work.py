@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from openmplug.inference.visuals import VisualTransform
 
 if TYPE_CHECKING:
     from openmplug.inference.model import Model
+    from openmplug.inference.search.index import Index
+    from openmplug.inference.search.results import Hit
 
 TASK_OF = {"caption": "caption", "answer": "vqa", "match": "retrieval", "ground": "grounding", "embed": "retrieval"}
 """The task that a model must be able to do for an endpoint."""
@@ -79,21 +82,30 @@ class About:
     precision: str
 
 
-def describe(model: Model) -> About:
-    """Say what a model can be asked."""
-    refused = {}
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a model process holds: the model, and the index it searches, if any."""
+
+    model: Model
+    index: Index | None = None
+
+
+def describe(served: Served) -> About:
+    """Say what can be asked."""
+    model, refused = served.model, {}
     for endpoint, task in TASK_OF.items():
         try:
             model.require(task)
         except UsageError as error:
             refused[endpoint] = str(error)
-    refused["search"] = "this service has no index; start it with --index DIR"
+    if served.index is None:
+        refused["search"] = "this service has no index; start it with --index DIR"
     boxes = None if "ground" in refused else box_transform(model)
     plain = VisualTransform(model.image, model.video)
     return About(model.name, refused, plain, boxes, model.video.frames, str(model.device), model.precision)
 
 
-def do_work(model: Model, work: Work, pieces: Sequence[Piece]) -> list[Any]:
+def do_work(served: Served, work: Work, pieces: Sequence[Piece]) -> list[Any]:
     """Work on one batch.
 
     Returns:
@@ -102,7 +114,9 @@ def do_work(model: Model, work: Work, pieces: Sequence[Piece]) -> list[Any]:
     Raises:
         UsageError: If a setting is out of its range.
     """
-    settings = dict(work.settings)
+    model, settings = served.model, dict(work.settings)
+    if work.endpoint == "search":
+        return _search(served, pieces, **settings)
     if work.endpoint == "embed":
         return _embed(model, pieces)
     if work.endpoint == "ground":
@@ -115,8 +129,30 @@ def do_work(model: Model, work: Work, pieces: Sequence[Piece]) -> list[Any]:
 
 def _embed(model: Model, pieces: Sequence[Piece]) -> list[list[float]]:
     if pieces[0].visual is None:
+        if any(not (piece.text or "").strip() for piece in pieces):
+            raise UsageError("a text is empty; say something")
         return model.embed_texts([piece.text or "" for piece in pieces]).tolist()
     return embed_batch(model, torch.stack([_tensor(piece) for piece in pieces])).tolist()
+
+
+def _search(
+    served: Served, pieces: Sequence[Piece], k: int, where: str | None = None, rerank: int = 0, thumbnails: bool = False
+) -> list[list[dict[str, Any]]]:
+    index = served.index
+    assert index is not None
+    if rerank:
+        if any(piece.text is None for piece in pieces):
+            raise UsageError("the matching head reads words, so only a search by words can be ranked again; leave rerank out")
+        found = [index.search(piece.text or "", k, where, rerank) for piece in pieces]
+    else:
+        found = [index.search_vector(np.array(vector, np.float32), k, where) for vector in _embed(served.model, pieces)]
+    return [[_hit(hit, thumbnails) for hit in hits] for hits in found]
+
+
+def _hit(hit: Hit, thumbnails: bool) -> dict[str, Any]:
+    """Return a hit without what is nobody's business outside: where its file lies on this machine."""
+    plain = {name: value for name, value in hit.to_dict().items() if name not in ("path", "problem")}
+    return {**plain, "thumbnail": base64.b64encode(hit.thumbnail).decode() if thumbnails and hit.thumbnail else None}
 
 
 def _visual(piece: Piece) -> Visual:

@@ -13,15 +13,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from openmplug.errors import DataError, OpenmplugError, UsageError
-from openmplug.serving.work import About, Piece, Visual, Work, describe, do_work
-
-if TYPE_CHECKING:
-    from openmplug.inference.model import Model
+from openmplug.serving.work import About, Piece, Served, Visual, Work, describe, do_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +68,19 @@ def receive_batch(pipe: Connection) -> tuple[Work, list[Piece]] | None:
     return work, [Piece(None if place is None else visuals[place], text) for place, text in listed]
 
 
-def attempt(model: Model, work: Work, pieces: Sequence[Piece]) -> list[Any]:
+def attempt(served: Served, work: Work, pieces: Sequence[Piece]) -> list[Any]:
     """Work on a batch; where it fails, on each piece alone, so that one cannot spoil the others' answers.
 
     Returns:
         A result or ``Failed`` per piece.
     """
     try:
-        return do_work(model, work, pieces)
+        return do_work(served, work, pieces)
     except Exception as error:
         failed = _failed(error)
     if len(pieces) == 1:
         return [failed]
-    return [attempt(model, work, [piece])[0] for piece in pieces]
+    return [attempt(served, work, [piece])[0] for piece in pieces]
 
 
 def _failed(error: Exception) -> Failed:
@@ -114,7 +111,7 @@ def run(pipe: Connection, options: Mapping[str, Any]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     try:
-        about, model = _load(dict(options))
+        about, served = _load(dict(options))
     except OpenmplugError as error:
         pipe.send(Unfit(type(error).__name__, str(error)))
         return
@@ -125,27 +122,32 @@ def run(pipe: Connection, options: Mapping[str, Any]) -> None:
         pipe.send(about)
         while (received := receive_batch(pipe)) is not None:
             begun = time.perf_counter()
-            results = attempt(model, *received)
+            results = attempt(served, *received)
             pipe.send((results, time.perf_counter() - begun))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the service is gone
 
 
-def _load(options: dict[str, Any]) -> tuple[About, Model]:
+def _load(options: dict[str, Any]) -> tuple[About, Served]:
     import torch
 
     from openmplug.inference.loading import load
 
-    threads, _ = options.pop("threads"), options.pop("index", None)
+    threads, folder = options.pop("threads"), options.pop("index", None)
     if threads is not None:
         torch.set_num_threads(threads)
-    model = load(**options)
-    about = describe(model)
-    _warm(model, about)
-    return about, model
+    model, index = load(**options), None
+    if folder is not None:
+        from openmplug.inference.search.index import Index
+
+        index = Index.open(folder, model)
+    served = Served(model, index)
+    about = describe(served)
+    _warm(served, about)
+    return about, served
 
 
-def _warm(model: Model, about: About) -> None:
+def _warm(served: Served, about: About) -> None:
     """Work once on a blank picture: what a device prepares at first use is not at the expense of the first request."""
     endpoint = next((one for one in ("caption", "answer", "match", "ground") if one not in about.refused), None)
     if endpoint is None:
@@ -154,4 +156,4 @@ def _warm(model: Model, about: About) -> None:
 
     picture = Image.new("RGB", (32, 32))
     pixels, placement = about.boxes.place(picture) if endpoint == "ground" and about.boxes is not None else (about.visuals(picture), None)
-    do_work(model, Work(endpoint), [Piece(Visual(pixels.numpy(), placement), "a")])
+    do_work(served, Work(endpoint), [Piece(Visual(pixels.numpy(), placement), "a")])
