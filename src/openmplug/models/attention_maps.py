@@ -75,10 +75,12 @@ class AttentionProbe(TorchFunctionMode):
         calls: Of each of ``layers``, its attention calls since the block began.
 
     Example:
-        >>> layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
-        >>> x = torch.randn(1, 3, 8)
+        >>> class Layer(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return F.scaled_dot_product_attention(x, x, x)
+        >>> layer = Layer()
         >>> with torch.no_grad(), AttentionProbe([layer]) as probe:
-        ...     _ = layer(x, x, x, need_weights=False)
+        ...     _ = layer(torch.randn(1, 2, 3, 4))
         >>> len(probe.calls[layer])
         1
     """

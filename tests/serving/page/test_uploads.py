@@ -54,7 +54,7 @@ def bomb(side: int) -> bytes:
 
 
 def many_frames(count: int, side: int) -> bytes:
-    frames = [Image.new("P", (side, side), number % 2) for number in range(count)]
+    frames = [Image.new("RGB", (side, side), (200 * (number % 2), 9, 9)) for number in range(count)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=20)
     return buffer.getvalue()
