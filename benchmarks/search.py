@@ -5,7 +5,8 @@
 Two sets of unit vectors: ``clustered``, around one centre for every hundred rows with noise of the same length as the centre, which is how
 embeddings lie; and ``uniform``, in no order at all, which is harder than any archive. Queries are drawn like the rows. Each row has a
 ``year`` of 25; ``filtered`` asks for ``year > 2019`` (a fifth of the rows). ``exact`` compares with every row and says what is right.
-``--probed-rows`` and ``--refine`` try other settings than the shipped ones. A search is what ``Index.search_vector`` does, thumbnails left out.
+``--probed-rows`` and ``--refine`` try other settings than the shipped ones. A search is what ``Index.search_vector`` does; there are no
+thumbnails.
 """
 
 from __future__ import annotations
@@ -121,9 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     front_door.PROBED_ROWS, front_door.REFINE = options.probed_rows, options.refine
-    print(
-        f"{options.rows:,} vectors of {options.size}, {options.queries} queries, {options.probed_rows:,} rows probed, refine {options.refine}"
-    )
+    settings = f"{options.probed_rows:,} rows probed, refine {options.refine}"
+    print(f"{options.rows:,} vectors of {options.size}, {options.queries} queries, {settings}")
     results = {}
     for kind in options.sets:
         with tempfile.TemporaryDirectory() as folder:

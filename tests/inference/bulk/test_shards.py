@@ -131,7 +131,7 @@ def test_damage_is_a_row_with_a_reason_and_the_next_shard_goes_on(png: bytes, tm
             reasons[Path(key[1].name).name] = str(error)
     assert [name for name, reason in reasons.items() if not reason] == ["a.png", "e.png", "f.png", "h.png"]
     assert "sample 'b' in" in reasons["b"]
-    assert "has no picture; found txt, expected jpg" in reasons["b"]
+    assert "has no picture or video; found txt, expected jpg" in reasons["b"]
     assert "'c.json' in" in reasons["c.png"]
     assert "is not valid JSON" in reasons["c.png"]
     assert "is not a picture" in reasons["d.png"]
@@ -148,7 +148,7 @@ def test_damage_is_a_row_with_a_reason_and_the_next_shard_goes_on(png: bytes, tm
         ("x-*.tar", {}, r"shard '.*x-\*.tar' does not exist"),
         ("s-0.tar.gz", {}, r"s-0.tar.gz' is compressed, so single pictures cannot be read"),
         ("s-0.tar", {}, r"shard '.*s-0.tar' holds no samples; expected members such as 000.jpg and 000.json"),
-        ("s-0.tar", {"a.txt": "x"}, r"sample 'a' in '.*s-0.tar' has no picture; found txt, expected jpg, png, ..."),
+        ("s-0.tar", {"a.txt": "x"}, r"sample 'a' in '.*s-0.tar' has no picture or video; found txt, expected jpg, png, mp4, ..."),
         ("s-0.tar", {"a.png": b""}, r"sample 'a' .* has no words; found png, expected a column 'question' in its .json, a .question"),
         ("s-0.tar", {"a.png": b"", "a.json": {"qestion": "q"}}, r"sample 'a' .* has no words; found png, json"),
         ("s-0.tar", {"a.png": b"", "a.txt": b"\xff\xfe"}, r"'a.txt' in '.*s-0.tar' is not UTF-8 text"),
