@@ -1,147 +1,188 @@
-"""Whether the maps of ``explain`` point at what the words name: peaks inside the named object's box, beside three controls.
+"""Whether the maps of ``explain`` point at what the words name: peaks inside the named figure's box, beside controls.
 
-    OMP_NUM_THREADS=1 python benchmarks/looking.py --model RUN --data DIR [--task caption] [--layers 0 1]
+    OMP_NUM_THREADS=1 python benchmarks/looking.py --model RUN --task retrieval [--clips] [--layers 0 1]
 
-DIR is the built-in data set of shapes (``openmplug data make shapes --output DIR``), whose dev pictures show pairs of colour and shape that
-no training picture has. Every word for a colour or a shape in a caption names one figure of the picture, and ``boxes/dev.jsonl`` says
-where it is; no model here was told. A hit is a peak (the middle of the strongest patch) inside that box.
+Scenes are drawn anew, as those of ``openmplug data make shapes`` (with ``--clips``: ``moving``), dev's unseen pairs among them, and the
+boxes of their figures are known here; no model was told any. A hit is a peak (the middle of the strongest patch) inside the right box.
 
-- ``centre``: the middle of the picture in the place of the peak; ``best patch``: the one patch that hits most often over all words.
-- ``other text``: the peaks of as many words of another picture's caption, read with this picture.
-- ``other figure``: of pictures with several, how often the peak is in the box of one that the word does not name.
+- ``retrieval`` and ``caption``: every word for a colour or a shape in the right caption names one figure.
+- ``vqa``: "what colour is the circle?" is about one figure, and so are the whole question, the word "circle" and the right answer.
 
-A captioner is asked about the right caption, not about its own, so that there is a box for every word.
+Controls: ``centre``, the middle of the picture (of its middle frame) in the place of the peak; ``any patch``, the mean over all; ``best
+patch``, the one that hits most often; ``other text``, peaks of as many words of another scene's text, read with this picture; and, of
+scenes with several figures, how often the peak is in the box of one that is not meant.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import zipfile
-from collections.abc import Sequence
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 import openmplug
-from openmplug.data.shapes_scene import COLOURS, SHAPES
-from openmplug.inference.explain.explanation import Peak
+from openmplug.data import moving, moving_text, shapes, shapes_text
+from openmplug.data.moving_scene import FRAMES, make_clip
+from openmplug.data.shapes_scene import COLOURS, SHAPES, SIZE, make_scene
+from openmplug.inference.explain.explanation import Explanation, Peak
 
-Box = tuple[int, int, int, int]
+Box = tuple[float, float, float, float]
+KINDS = {"colour", "shape"}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A dev picture: its pixels, a caption, and the box of every figure by its name ("red circle")."""
+    """A picture (H, W, 3) or a clip (F, H, W, 3), its caption, questions about one figure, and each figure's box in every frame."""
 
-    picture: Image.Image
+    pixels: np.ndarray[Any, Any]
     caption: str
-    boxes: dict[str, Box]
+    questions: tuple[shapes_text.Question, ...]
+    boxes: Mapping[str, tuple[Box, ...]]
 
 
-def read_scenes(root: Path, limit: int | None) -> list[Scene]:
-    """Read the dev split; a caption names all figures of its picture."""
-    boxes: dict[str, dict[str, Box]] = {}
-    for line in (root / "boxes" / "dev.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        boxes.setdefault(row["image"], {})[row["phrase"].removeprefix("the ")] = tuple(row["box"])
-    scenes = []
-    with zipfile.ZipFile(root / "caption" / "dev_images.zip") as archive:
-        for line in (root / "caption" / "dev.jsonl").read_text().splitlines()[:limit]:
-            row = json.loads(line)
-            picture = Image.open(BytesIO(archive.read(row["image"]))).convert("RGB")
-            scenes.append(Scene(picture, row["captions"][0], boxes[row["image"]]))
-    return scenes
+@dataclass(frozen=True)
+class Named:
+    """A map and the figure it should be of; ``place`` is that of its word, None = the whole text."""
+
+    part: str
+    place: int | None
+    figure: str
 
 
-def named(words: Sequence[str], boxes: dict[str, Box]) -> list[tuple[int, str]]:
-    """Find the words that name figures: (place of the word, name of its figure); a colour stands before its shape."""
+def draw_scenes(number: int, clips: bool, seed: int = 0) -> list[Scene]:
+    """Draw scenes like dev's."""
+    rng = random.Random(f"looking/{clips}/{seed}")
+    asked: Counter[tuple[str, str]] = Counter()
+    return [_clip(rng, asked) if clips else _picture(rng, asked) for _ in range(number)]
+
+
+def _picture(rng: random.Random, asked: Counter[tuple[str, str]]) -> Scene:
+    scene = make_scene(rng, unseen=True)
+    image, boxes = shapes.draw(scene)
+    questions = tuple(one for one in shapes_text.questions(scene, rng, asked) if one.kind in KINDS)
+    named = {figure.name: (box,) for figure, box in zip(scene.figures, boxes, strict=True)}
+    return Scene(np.asarray(image), shapes_text.captions(scene)[0], questions, named)
+
+
+def _clip(rng: random.Random, asked: Counter[tuple[str, str]]) -> Scene:
+    clip = make_clip(rng, unseen=True)
+    questions = tuple(one for one in moving_text.questions(clip, rng, asked) if one.kind in KINDS)
+    named = {}
+    for mover in clip.movers:
+        places = [mover.place(frame) for frame in range(FRAMES)]
+        named[mover.name] = tuple((x - mover.radius, y - mover.radius, x + mover.radius, y + mover.radius) for x, y in places)
+    return Scene(np.stack([np.asarray(frame) for frame in moving.draw_clip(clip)]), moving_text.captions(clip)[0], questions, named)
+
+
+def inside(peak: Peak | None, boxes: Sequence[Box]) -> bool:
+    """Say whether a peak lies in a figure's box, that of its frame; what leaves a clip at one side comes back at the other."""
+    if peak is None:
+        return False
+    left, top, right, bottom = boxes[peak.frame or 0]
+    shifts = (-SIZE, 0, SIZE) if len(boxes) > 1 else (0,)
+    return any(left <= peak.x + x < right and top <= peak.y + y < bottom for x in shifts for y in shifts)
+
+
+def named_in_caption(words: Sequence[str], scene: Scene) -> list[Named]:
+    """Find the words that name figures; a colour stands before its shape."""
     found = []
-    for place, (first, second) in enumerate(pairwise(words)):
-        if first in COLOURS and second in SHAPES and f"{first} {second}" in boxes:
-            found += [(place, f"{first} {second}"), (place + 1, f"{first} {second}")]
+    for place, pair in enumerate(itertools.pairwise(words)):
+        if (figure := " ".join(pair)) in scene.boxes:
+            found += [Named("colours", place, figure), Named("shapes", place + 1, figure)]
     return found
 
 
-def inside(point: tuple[float, float] | None, box: Box) -> bool:
-    """Say whether a point lies in a box."""
-    return point is not None and box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]
+def named_in_question(explanation: Explanation, scene: Scene, answer: str) -> list[Named]:
+    """Find the maps that should be of the one figure that is asked about."""
+    words = explanation.words
+    asked = words[: len(words) - explanation.written]
+    place = next((place for place, word in enumerate(asked) if word in COLOURS or word in SHAPES), None)
+    if place is None:  # a word that the model's vocabulary lacks
+        return []
+    figure = next(pair for pair in (f"{words[place]} {answer}", f"{answer} {words[place]}") if pair in scene.boxes)
+    return [Named("questions", None, figure), Named("its word", place, figure), Named("answers", len(words) - 1, figure)]
 
 
-def point_of(peak: Peak | None) -> tuple[float, float] | None:
-    """Return a peak's place; None stays None."""
-    return None if peak is None else (peak.x, peak.y)
-
-
-def measure(model: openmplug.Model, scenes: Sequence[Scene], task: str, **layers: int) -> dict[str, Any]:
-    """Explain every picture with its own caption and with another one, and count.
+def measure(model: openmplug.Model, scenes: Sequence[Scene], task: str, **layers: int) -> list[dict[str, Any]]:
+    """Explain every scene with its own text and with another one's, and count.
 
     Returns:
-        Shares in percent, and how many words they are of.
+        A row for each kind of map: shares in percent, and how many maps they are of.
     """
-    pictures = [scene.picture for scene in scenes]
-    captions = [scene.caption for scene in scenes]
-    others = captions[len(captions) // 2 :] + captions[: len(captions) // 2]
+    if task == "vqa":
+        items = [(scene, question.text, question.answer) for scene in scenes for question in scene.questions]
+    else:
+        items = [(scene, scene.caption, "") for scene in scenes]
+    pixels, texts, answers = ([one[0].pixels for one in items], [one[1] for one in items], [one[2] for one in items])
+    turned = [*range(len(items) // 2, len(items)), *range(len(items) // 2)]
 
-    def explained(texts: list[str]) -> Any:
-        about = {"texts": texts} if task == "retrieval" else {"target": texts}
-        return model.explain(pictures, task=task, **about, **layers)
+    def explained(order: Sequence[int]) -> list[Explanation]:
+        said, answered = [texts[place] for place in order], [answers[place] for place in order]
+        about: dict[str, Any] = {"retrieval": {"texts": said}, "caption": {"target": said}, "vqa": {"texts": said, "target": answered}}[
+            task
+        ]
+        found = model.explain(pixels, task=task, **about, **layers)
+        assert isinstance(found, list)
+        return found
 
-    hits, others_hit, colours, shapes = [], [], [], []
-    wrong_figure: list[bool] = []
-    boxes: list[Box] = []
-    for scene, own, other in zip(scenes, explained(captions), explained(others), strict=True):
-        places = named(own.words, scene.boxes)
+    counted: dict[str, Counter[str]] = {}
+    for (scene, _, answer), own, other in zip(items, explained(range(len(items))), explained(turned), strict=True):
+        spots = _patches(own)
         instead = [place for place, word in enumerate(other.words) if word in COLOURS or word in SHAPES]
-        for number, (place, name) in enumerate(places):
-            peak = point_of(own.peaks[place])
-            hits.append(inside(peak, scene.boxes[name]))
-            (colours if own.words[place] in COLOURS else shapes).append(hits[-1])
-            others_hit.append(inside(point_of(other.peaks[instead[number % len(instead)]]), scene.boxes[name]))
-            boxes.append(scene.boxes[name])
+        every = named_in_question(own, scene, answer) if task == "vqa" else named_in_caption(own.words, scene)
+        if not instead:
+            continue
+        for number, named in enumerate(every):
+            boxes, count = scene.boxes[named.figure], counted.setdefault(named.part, Counter())
+            peak = own.peak if named.place is None else own.peaks[named.place]
+            wrong = other.peak if named.place is None else other.peaks[instead[number % len(instead)]]
+            count["maps"] += 1
+            count["hits"] += inside(peak, boxes)
+            count["other text"] += inside(wrong, boxes)
+            count["centre"] += inside(Peak(SIZE / 2, SIZE / 2, spots[len(spots) // 2].frame), boxes)
+            for place, spot in enumerate(spots):
+                count[f"patch {place}"] += inside(spot, boxes)
             if len(scene.boxes) > 1:
-                wrong_figure.append(any(inside(peak, box) for each, box in scene.boxes.items() if each != name))
-        rows, columns = own.whole.shape
-    width, height = scenes[0].picture.size
-    patches = [((x + 0.5) / columns * width, (y + 0.5) / rows * height) for y in range(rows) for x in range(columns)]
-    best = max(sum(inside(patch, box) for box in boxes) for patch in patches)
-    anywhere = sum(inside(patch, box) for patch in patches for box in boxes) / len(patches)
-    return {
-        "task": task,
-        **layers,
-        "words": len(hits),
-        "hits": _percent(hits),
-        "colours": _percent(colours),
-        "shapes": _percent(shapes),
-        "other text": _percent(others_hit),
-        "other figure": _percent(wrong_figure),
-        "centre": _percent([inside((width / 2, height / 2), box) for box in boxes]),
-        "best patch": round(100 * best / len(boxes), 1),
-        "any patch": round(100 * anywhere / len(boxes), 1),
-    }
+                count["several"] += 1
+                count["other figure"] += any(inside(peak, each) for name, each in scene.boxes.items() if name != named.figure)
+    return [{"task": task, **layers, "part": part, **_shares(count)} for part, count in counted.items()]
 
 
-def _percent(values: Sequence[bool]) -> float:
-    return round(100 * sum(values) / len(values), 1)
+def _patches(explanation: Explanation) -> list[Peak]:
+    rows, columns = explanation.whole.shape[-2:]
+    across, down = ([(place + 0.5) / count * SIZE for place in range(count)] for count in (columns, rows))
+    return [Peak(x, y, frame) for frame in explanation.frames or (None,) for y in down for x in across]
+
+
+def _shares(count: Counter[str]) -> dict[str, Any]:
+    patches = [value for name, value in count.items() if name.startswith("patch ")]
+    shares = {name: count[name] / count["maps"] for name in ("hits", "other text", "centre")}
+    shares |= {"any patch": sum(patches) / len(patches) / count["maps"], "best patch": max(patches) / count["maps"]}
+    shares["other figure"] = count["other figure"] / max(count["several"], 1)
+    return {"maps": count["maps"], **{name: round(100 * share, 1) for name, share in shares.items()}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--task", choices=("retrieval", "caption"), default="retrieval")
+    parser.add_argument("--task", choices=("retrieval", "caption", "vqa"), required=True)
+    parser.add_argument("--clips", action="store_true", help="moving shapes; default still ones")
     parser.add_argument("--layers", type=int, nargs="*", help="layers to try; default the usual one")
-    parser.add_argument("--limit", type=int, help="dev pictures; default all")
+    parser.add_argument("--scenes", type=int, default=500)
     arguments = parser.parse_args()
     model = openmplug.load(arguments.model, device="cpu", task=arguments.task)
-    scenes = read_scenes(arguments.data, arguments.limit)
-    name = "layer" if arguments.task == "retrieval" else "decoder_layer"
+    scenes = draw_scenes(arguments.scenes, arguments.clips)
+    name = "decoder_layer" if arguments.task == "caption" else "layer"
     for layers in [{name: layer} for layer in arguments.layers] if arguments.layers else [{}]:
-        print(json.dumps(measure(model, scenes, arguments.task, **layers)), flush=True)
+        for row in measure(model, scenes, arguments.task, **layers):
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

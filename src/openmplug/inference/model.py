@@ -341,8 +341,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
     ) -> Explanation | list[Explanation]:
         """Show where the model looks: for every word, and for all of them, a map over the patches of each picture or video.
 
-        The maps are attention from words to patches, weighted by the gradient of what is explained: the matching head's log odds, or the
-        log probability of an answer or caption. Words that are read have that of the fusion; words that are written, of the decoder.
+        The maps are attention from words to patches, weighted by the gradient of what is explained: the log odds of a match, or of
+        each word of an answer or caption. Words that are read have that of the fusion; words that are written, of the decoder.
 
         Args:
             images: One picture or video, or several, mixed at will.

@@ -33,8 +33,18 @@ class QuantizedLinear(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute (..., in) to (..., out) in the type of x."""
+        """Compute (..., in) to (..., out) in the type of x; where x needs a gradient, it has that of the weight that is stored."""
+        return _Passed.apply(x, self) if torch.is_grad_enabled() and x.requires_grad else self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Compute (..., in) to (..., out) by the kernel, which knows no gradients."""
         return self.linear(x) if self.dtype is None else self.linear(x.to(self.dtype)).to(x.dtype)
+
+    def weight(self, like: Tensor) -> Tensor:
+        """Return what the kernel multiplies with, (in, out), in the type and on the device of ``like``."""
+        # Asked of the kernel itself: not every layout can be unpacked.
+        units = torch.eye(self.linear.in_features, dtype=like.dtype, device=like.device)
+        return self.product(units) if self.linear.bias is None else self.product(units) - self.linear.bias.to(like.dtype)
 
     def gelu(self, x: Tensor) -> Tensor:
         """Compute ``gelu(self(x))`` with the exact (erf) GELU."""
@@ -42,6 +52,20 @@ class QuantizedLinear(nn.Module):
 
     def pack(self) -> None:
         """Do nothing: a quantised weight has the layout its kernel reads."""
+
+
+class _Passed(torch.autograd.Function):
+    """A quantised product forward; back, the product with its weight: rounding has no gradient, and is passed over."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.weight(gradient).T, None
 
 
 def quantize(model: nn.Module, bits: str) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from openmplug.batch import Tokens
 from openmplug.errors import UsageError
 from openmplug.models.attention_maps import AttentionCall, AttentionProbe, through_universal
+from openmplug.models.decoder import DecoderMemory
 from openmplug.models.fusion import ConnectedLayer, Fused
-from openmplug.models.generation import sequence_log_probs
 from openmplug.models.network import Network
 from openmplug.models.universal import UniversalLayers
 
@@ -130,19 +130,34 @@ def read_writing(network: Network, images: Tensor, text: Tokens | None, output: 
         with torch.no_grad():
             memory = network.decoder.project_memory(seen.tokens)
         with torch.enable_grad(), AttentionProbe([last]) as probe:
-            log_probs = sequence_log_probs(network.decoder, memory, output.ids, output.mask)[:, given - 1 :]
-        return Reading(log_probs.detach().sum(dim=1), None, _of_written(probe.calls[last][-1], log_probs, given, seen))
+            log_odds = _log_odds(network, memory, output, given)
+        return Reading(_log_prob(log_odds, output, given), None, _of_written(probe.calls[last][-1], log_odds, given, seen))
     first = network.fusion.layers[layers.chosen_fusion(network, matching=False)]
     with torch.no_grad():
         words = network.encode_text(text.ids, text.mask)
     with torch.enable_grad(), AttentionProbe([first, last]) as probe:
         fused: Fused = network.fuse(seen.tokens, words, text.mask)
         memory = network.decoder_memory(fused, text.mask)
-        log_probs = sequence_log_probs(network.decoder, memory, output.ids, output.mask)[:, given - 1 :]
+        log_odds = _log_odds(network, memory, output, given)
     call = probe.calls[first][-1]
-    (gradient,) = torch.autograd.grad(log_probs.sum(), call.mixed, retain_graph=True)
-    written = _of_written(probe.calls[last][-1], log_probs, given, seen)
-    return Reading(log_probs.detach().sum(dim=1), _of_words(first, call, gradient, seen), written)
+    (gradient,) = torch.autograd.grad((log_odds * output.mask[:, given:]).sum(), call.mixed, retain_graph=True)
+    written = _of_written(probe.calls[last][-1], log_odds, given, seen)
+    return Reading(_log_prob(log_odds, output, given), _of_words(first, call, gradient, seen), written)
+
+
+def _log_odds(network: Network, memory: DecoderMemory, output: Tokens, given: int) -> Tensor:
+    """Compute each written token's log odds against all others, (B, W).
+
+    As a score they point where the log probability does, but a token that the model is sure of has as much of a gradient as any other.
+    """
+    logits = network.decoder(output.ids[:, :-1], output.mask[:, :-1], memory)[:, given - 1 :].float()
+    tokens = output.ids[:, given:, None]
+    return (logits.gather(2, tokens) - logits.scatter(2, tokens, -torch.inf).logsumexp(dim=2, keepdim=True))[..., 0]
+
+
+def _log_prob(log_odds: Tensor, output: Tokens, given: int) -> Tensor:
+    """Return the log probability of all that was written, (B,)."""
+    return (F.logsigmoid(log_odds.detach()) * output.mask[:, given:]).sum(dim=1)
 
 
 def _of_words(layer: torch.nn.Module, call: AttentionCall, gradient: Tensor, seen: Seen) -> Tensor:
@@ -153,11 +168,10 @@ def _of_words(layer: torch.nn.Module, call: AttentionCall, gradient: Tensor, see
     return seen.by_patch(call.rows(first).grad_cam(gradient[:, :, first:])[:, :, :visible])
 
 
-def _of_written(call: AttentionCall, log_probs: Tensor, given: int, seen: Seen) -> Tensor:
-    """Make the maps of what was written (B, W, F, h, w): of each token by its own log probability, at the place that wrote it."""
-    places: Sequence[int] = range(log_probs.shape[1])
+def _of_written(call: AttentionCall, log_odds: Tensor, given: int, seen: Seen) -> Tensor:
+    """Make the maps of what was written (B, W, F, h, w): of each token by its own odds, at the place that wrote it."""
     gradient = torch.zeros_like(call.mixed)
-    for place in places:
-        (own,) = torch.autograd.grad(log_probs[:, place].sum(), call.mixed, retain_graph=True)
+    for place in range(log_odds.shape[1]):
+        (own,) = torch.autograd.grad(log_odds[:, place].sum(), call.mixed, retain_graph=True)
         gradient[:, :, given - 1 + place] = own[:, :, given - 1 + place]
     return seen.by_patch(call.rows(given - 1).grad_cam(gradient[:, :, given - 1 :])[:, :, : seen.tokens.shape[1]])
