@@ -12,7 +12,7 @@ import pytest
 from data.shards_made import picture, write_shards, write_words
 from openmplug.batch import Sample
 from openmplug.data.loading import ImageTextDataset
-from openmplug.data.mixing import MixtureSampler, PassOrder, shares
+from openmplug.data.mixing import MixtureSampler, PassOrder, PlaceOrder, shares
 from openmplug.data.sources import Component, DrawCaptions, MixedExamples, kind_of
 from openmplug.data.splits import DataSettings, read_training
 from openmplug.errors import DataError, UsageError
@@ -108,6 +108,42 @@ def test_an_order_stays_within_windows_of_shards_and_shuffles_them() -> None:
     assert [order[position][1] for position in range(42)] != [order[42 + position][1] for position in range(42)]
 
 
+def test_runs_stay_together_and_every_sample_comes_once() -> None:
+    order = PassOrder([5, 7, 3, 9], "seed", window=2, run=4)
+    indices = [order[position][1] for position in range(24)]
+    assert sorted(indices) == list(range(24))
+    runs = [range(*each) for each in ((0, 4), (4, 5), (5, 9), (9, 12), (12, 15), (15, 19), (19, 23), (23, 24))]
+    firsts = [index for index in indices if any(index == run.start for run in runs)]
+    assert indices == [index for first in firsts for index in next(run for run in runs if run.start == first)] != sorted(indices)
+
+
+def test_places_are_shared_out_in_blocks_and_found_for_any_batch() -> None:
+    whole = PlaceOrder(25, 6, [0.7, 0.2, 0.1])
+    order = PlaceOrder(25, 6, [0.7, 0.2, 0.1], most=24)  # blocks of 4 batches, and one of 1
+    assert order.counts == whole.counts == [105, 30, 15]
+    taken = [0, 0, 0]
+    for number in range(25):
+        members, before = order.batch(number, "seed")
+        assert before == taken and len(members) == 6
+        taken = [count + members.count(member) for member, count in enumerate(taken)]
+        if number % 4 == 3:  # each block has its share
+            assert all(abs(count - 24 * (number + 1) // 4 * share) <= 2 for count, share in zip(taken, (0.7, 0.2, 0.1), strict=True))
+    assert taken == order.counts
+    assert [order.batch(number, "seed") for number in (13, 2, 24)] == [
+        PlaceOrder(25, 6, [0.7, 0.2, 0.1], most=24).batch(number, "seed") for number in (13, 2, 24)
+    ]
+    assert order.batch(3, "seed")[0] != order.batch(3, "other")[0]
+
+
+def test_an_epoch_has_as_many_examples_as_asked_for_and_passes_go_on() -> None:
+    def keys(number: int) -> list[tuple[int, int]]:
+        return [key for batch in MixtureSampler(mixture(), 8, seed=3, epoch=number, epoch_examples=50) for key in batch]
+
+    assert [len(keys(number)) for number in range(3)] == [48, 48, 48]
+    seen = [key for number in range(6) for key in keys(number)]
+    assert len(set(seen)) == len(seen) and {index for passed, index in seen if passed == 0 and 60 <= index < 90} == set(range(60, 90))
+
+
 def test_shares() -> None:
     assert shares(10, [3, 1]) == [8, 2] or shares(10, [3, 1]) == [7, 3]
     assert sum(shares(1001, [0.3, 0.5, 0.1])) == 1001
@@ -198,6 +234,8 @@ def test_wrong_mixtures_are_refused(root: Path) -> None:
         DataSettings.model_validate({"sources": {"a/b": {"root": root}}})
     with pytest.raises(ValueError, match="source 'a' has a weight and 'b' has none; give one to every source, or to none"):
         DataSettings.model_validate({"sources": {"a": {"root": root, "weight": 1}, "b": {"root": root}}})
+    with pytest.raises(UsageError, match=r"epoch_examples is for shards and data\.sources; an epoch of other data is a pass through them"):
+        read_training(DataSettings(root=root / "own", epoch_examples=9))
     split = read_training(settings(root))
     assert split.mixture is not None
     with pytest.raises(UsageError, match="source 'web' lies in shards, which hold captions and texts; this task learns from neither"):
@@ -208,6 +246,12 @@ def test_wrong_mixtures_are_refused(root: Path) -> None:
         read_training(DataSettings.model_validate({"sources": {"x": {"root": root / "nowhere"}}}))
     with pytest.raises(DataError, match=r"source 'x': no shards at .*zzz\.tar"):
         read_training(DataSettings.model_validate({"sources": {"x": {"reader": "shards", "root": root, "train": ["zzz.tar"]}}}))
+
+
+def test_a_source_without_a_root_lies_in_the_roots_folder_and_null_leaves_it_out(root: Path) -> None:
+    sources = {"web": {"reader": "shards", "train": ["web"]}, "words": {"reader": "shards", "train": ["words"]}, "own": None}
+    split = read_training(DataSettings.model_validate({"root": root, "sources": sources}))
+    assert split.name == "web+words" and len(split.samples) == 12 + 11
 
 
 def test_shards_alone_are_a_mixture_of_one_and_a_limit_takes_the_first(root: Path) -> None:

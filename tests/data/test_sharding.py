@@ -181,6 +181,12 @@ def test_visual_genome_regions(tmp_path: Path) -> None:
         ("VG_100K/1.jpg", ("a 1", "b 1")),
         ("VG_100K_2/2.jpg", ("a 2", "b 2")),
     ]
+    # Picture 1 is COCO's 7, which Karpathy tests on.
+    (tmp_path / "image_data.json").write_text(json.dumps([{"image_id": 1, "coco_id": 7}, {"image_id": 2, "coco_id": None}]))
+    assert len(READERS["visual_genome_regions"](tmp_path, "train", {}).samples) == 2
+    coco = [{"cocoid": 7, "split": "test"}, {"cocoid": 8, "split": "train"}]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": coco}))
+    assert [sample.id for sample in READERS["visual_genome_regions"](tmp_path, "train", {}).samples] == ["2"]
     (tmp_path / "region_descriptions.json").write_text(json.dumps([{"id": 1, "regions": []}]))
     with pytest.raises(DataError, match="has no region with a phrase"):
         READERS["visual_genome_regions"](tmp_path, "train", {})

@@ -13,7 +13,14 @@ from openmplug.data.shapes import write_shapes
 from openmplug.engine.catalog import list_recipes
 from openmplug.engine.recipe import load_recipe
 from recipe_fixtures import WORDS, pictures
-from recipes import test_box_recipes, test_label_recipes, test_picture_recipes, test_question_recipes, test_video_recipes
+from recipes import (
+    test_box_recipes,
+    test_label_recipes,
+    test_picture_recipes,
+    test_pretrain_recipes,
+    test_question_recipes,
+    test_video_recipes,
+)
 
 NAMES = list_recipes()
 CASES = {**test_picture_recipes.CASES, **test_question_recipes.CASES}
@@ -35,6 +42,9 @@ def fixture_of(name: str, root: Path) -> tuple[Path, list[str]]:
     """Write a recipe's fixture; returns its folder and the data settings that it needs."""
     root.mkdir()
     config = load_recipe(name)
+    if name in test_pretrain_recipes.NAMES:
+        test_pretrain_recipes.shards(root)
+        return root, []
     if name in CASES:
         write, changes, _ = CASES[name]
         write(root)
@@ -62,7 +72,8 @@ def test_nothing_is_wrong_with_the_fixture(name: str, tmp_path: Path) -> None:
     assert document["problems"] == [] and outcome.code == 0
     assert document["files"] and {row["state"] for row in document["files"]} == {"found"}
     config = load_recipe(name, changes)
-    assert {row["name"] for row in document["splits"]} == {*config.data.train, config.data.evaluate}
+    sources = {f"{name}/{split}" for name, source in config.data.sources.items() for split in source.train}
+    assert {row["name"] for row in document["splits"]} == {*(sources or config.data.train), config.data.evaluate}
     assert all(row["records"] > 0 and not row["missing"] and not row["unreadable"] for row in document["splits"])
 
 

@@ -48,7 +48,7 @@ def check(
     config = load_recipe(recipe, overrides or [])
     settings, learns_targets = config.data, find_task(config.task).learns_targets
     root = settings.root.expanduser() if settings.root is not None else None
-    if not settings.sources and (root is None or not root.is_dir()):
+    if (root is not None and not root.is_dir()) or (root is None and not settings.sources):
         read_split(settings, settings.evaluate)  # says what is wrong with data.root
     benchmark = find_benchmark(settings.reader, str((config.paper or {}).get("benchmark", "")))
     reports: list[SplitReport] = []

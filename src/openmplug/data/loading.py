@@ -7,7 +7,6 @@ of torch, numpy and Python is neither read nor advanced.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import signal
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from openmplug.batch import Batch, Failure, Item, Sample
 from openmplug.data.clips import ClipTransform
 from openmplug.data.images import ImageSource
-from openmplug.data.mixing import MixtureSampler
+from openmplug.data.mixing import MixtureSampler, permutation
 from openmplug.data.sources import MixedExamples
 from openmplug.data.video import open_clip
 from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
@@ -193,35 +192,30 @@ class EpochSampler(Sampler[list[Key]]):
         """Count the batches that the next iteration yields."""
         return max(0, self.batches_per_epoch - self.start_batch)
 
-    def order(self) -> list[int]:
+    def order(self) -> Tensor:
         """Return the indices in the order of this epoch."""
-        if not self.shuffle:
-            return list(range(self.size))
-        digest = hashlib.sha256(f"order/{self.seed}/{self.epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        return torch.randperm(self.size, generator=generator).tolist()
+        return permutation(self.size, f"order/{self.seed}/{self.epoch}") if self.shuffle else torch.arange(self.size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self.epoch
-        for batch in self._in_batches(self.order())[self.start_batch :]:
-            low, high = (len(batch) * part // self.world_size for part in (self.rank, self.rank + 1))
+        epoch, shared = self.epoch, self.batch_size * self.world_size
+        parts = self._in_groups(self.order())
+        # (part, number of a batch in it): those of several groups follow each other in an order of (seed, epoch) too
+        batches = [(part, number) for part, members in enumerate(parts) for number in range(self._batches(len(members)))]
+        if self.shuffle and self.groups is not None:
+            random.Random(f"batches/{self.seed}/{epoch}").shuffle(batches)
+        for part, number in batches[self.start_batch :]:
+            batch = parts[part][number * shared : (number + 1) * shared].tolist()
+            low, high = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
             yield [(epoch, index) for index in batch[low:high]]
 
-    def _in_batches(self, order: list[int]) -> list[list[int]]:
-        """Cut the order of an epoch into batches; those of several groups follow each other in an order of (seed, epoch) too."""
+    def _in_groups(self, order: Tensor) -> list[Tensor]:
+        """Part the order of an epoch into that of each group."""
         if self.groups is None:
-            return self._cut(order)
-        members: dict[str, list[int]] = {}
-        for index in order:
-            members.setdefault(self.groups[index], []).append(index)
-        batches = [batch for group in sorted(members) for batch in self._cut(members[group])]
-        if self.shuffle:
-            random.Random(f"batches/{self.seed}/{self.epoch}").shuffle(batches)
-        return batches
-
-    def _cut(self, order: list[int]) -> list[list[int]]:
-        shared = self.batch_size * self.world_size
-        return [order[batch * shared : (batch + 1) * shared] for batch in range(self._batches(len(order)))]
+            return [order]
+        names = sorted(set(self.groups))
+        numbers = {name: number for number, name in enumerate(names)}
+        group = torch.tensor([numbers[name] for name in self.groups], dtype=torch.int16)[order]
+        return [order[group == number] for number in range(len(names))]
 
 
 class _Collate:

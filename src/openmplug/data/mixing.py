@@ -6,7 +6,7 @@ passed through again and again, each time in another order: its shards are shuff
 one epoch to the next, so no sample is seen twice before all have been seen.
 
 What a batch holds is a function of (seed, epoch, position), for any number of processes: batches are global, and a process takes its
-part of each.
+part of each. It is computed from these three alone: no order of a whole epoch is ever laid out, and beginning anywhere costs nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from openmplug.data.sources import MixedExamples
 from openmplug.errors import UsageError
 
 WINDOW_SHARDS = 8
+
+_BLOCK_PLACES = 1 << 18
+"""So many places of a kind's batches, or a little less, are shared out among its sources at once."""
 
 
 class PassOrder:
@@ -35,40 +39,53 @@ class PassOrder:
         sizes: Examples of each shard, together at least one.
         name: Part of the seed, besides the seed.
         window: Shards that are shuffled together.
+        run: Examples that follow each other in a shard and stay together, so that one request reads them.
     """
 
-    def __init__(self, sizes: Sequence[int], name: str, window: int = WINDOW_SHARDS) -> None:
+    def __init__(self, sizes: Sequence[int], name: str, window: int = WINDOW_SHARDS, run: int = 1) -> None:
         self.sizes = list(sizes)
         self.total = sum(sizes)
         self._starts = [0, *accumulate(sizes)][:-1]
         self._name = name
         self._window = window
+        self._run = run
         self._plans: OrderedDict[int, tuple[list[int], list[int]]] = OrderedDict()  # pass -> (shards in order, ends of windows)
-        self._opened: OrderedDict[tuple[int, int], list[int]] = OrderedDict()  # (pass, window) -> indices in order
+        self._opened: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # (pass, window) -> indices in order
 
     def __getitem__(self, position: int) -> tuple[int, int]:
         passed, rest = divmod(position, self.total)
         shards, ends = self._plan(passed)
         window = bisect_right(ends, rest)
         before = ends[window - 1] if window else 0
-        return passed, self._indices(passed, window, shards)[rest - before]
+        return passed, int(self._indices(passed, window, shards)[rest - before])
 
     def _plan(self, passed: int) -> tuple[list[int], list[int]]:
         if passed not in self._plans:
-            shards = permutation(len(self.sizes), f"shards/{self._name}/{passed}")
+            shards = permutation(len(self.sizes), f"shards/{self._name}/{passed}").tolist()
             sums = list(accumulate(self.sizes[shard] for shard in shards))
             self._plans[passed] = (shards, [*sums[self._window - 1 : -1 : self._window], sums[-1]])
             _keep(self._plans, 2)
         return self._plans[passed]
 
-    def _indices(self, passed: int, window: int, shards: list[int]) -> list[int]:
+    def _indices(self, passed: int, window: int, shards: list[int]) -> Tensor:
         place = (passed, window)
         if place not in self._opened:
             chosen = shards[window * self._window : (window + 1) * self._window]
-            inside = [self._starts[shard] + offset for shard in chosen for offset in range(self.sizes[shard])]
-            self._opened[place] = [inside[each] for each in permutation(len(inside), f"window/{self._name}/{passed}/{window}")]
+            inside = torch.cat([torch.arange(self._starts[shard], self._starts[shard] + self.sizes[shard]) for shard in chosen])
+            seed = f"window/{self._name}/{passed}/{window}"
+            self._opened[place] = inside[permutation(len(inside), seed)] if self._run == 1 else self._in_runs(chosen, seed)
             _keep(self._opened, 2)
         return self._opened[place]
+
+    def _in_runs(self, chosen: list[int], seed: str) -> Tensor:
+        """Return the indices of some shards cut into runs, the runs shuffled."""
+        runs = [
+            (self._starts[shard] + first, min(self._run, self.sizes[shard] - first))
+            for shard in chosen
+            for first in range(0, self.sizes[shard], self._run)
+        ]
+        order = permutation(len(runs), seed).tolist()
+        return torch.cat([torch.arange(first, first + length) for first, length in (runs[number] for number in order)])
 
 
 def _keep(kept: OrderedDict[Any, Any], most: int) -> None:
@@ -76,14 +93,11 @@ def _keep(kept: OrderedDict[Any, Any], most: int) -> None:
         kept.popitem(last=False)
 
 
-def permutation(size: int, seed: str) -> list[int]:
+def permutation(size: int, seed: str) -> Tensor:
     """Return 0 .. size - 1 in an order that a text chooses, the same in every process."""
-    return torch.randperm(size, generator=_generator(seed)).tolist()
-
-
-def _generator(seed: str) -> torch.Generator:
     digest = hashlib.sha256(seed.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.randperm(size, generator=generator)
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
@@ -101,11 +115,55 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
+class _Block(NamedTuple):
+    """Some batches of a kind: which member each of their places is for, and how many of each member the blocks before have."""
+
+    places: Tensor
+    before: list[int]
+
+
+class PlaceOrder:
+    """Which member of a kind each place of its batches is for, for any batch, with one block of batches in memory.
+
+    Every block has its members in proportion to what is left of them; within a block their places are shuffled.
+
+    Args:
+        batches: Of the kind in an epoch.
+        size: Places of a batch.
+        weights: Of the members.
+        most: Places of a block, a batch at least.
+    """
+
+    def __init__(self, batches: int, size: int, weights: Sequence[float], most: int = _BLOCK_PLACES) -> None:
+        self.size = size
+        self.counts = shares(batches * size, weights)
+        self._batches = max(1, most // size)  # of a block
+        left, self._parts, self._before = self.counts, [], []
+        for first in range(0, batches, self._batches):
+            part = shares(min(self._batches, batches - first) * size, left)
+            self._before.append([count - rest for count, rest in zip(self.counts, left, strict=True)])
+            self._parts.append(part)
+            left = [rest - own for rest, own in zip(left, part, strict=True)]
+        self._opened: tuple[str, int, _Block] | None = None
+
+    def batch(self, number: int, seed: str) -> tuple[list[int], list[int]]:
+        """Return the member of each place of a batch, and how many of each member the batches before it have."""
+        block, inside = divmod(number, self._batches)
+        if self._opened is None or self._opened[:2] != (seed, block):
+            part = torch.tensor(self._parts[block])
+            members = torch.arange(len(part), dtype=torch.int16).repeat_interleave(part)
+            self._opened = seed, block, _Block(members[permutation(len(members), f"{seed}/{block}")], self._before[block])
+        places, before = self._opened[2]
+        here = places[inside * self.size : (inside + 1) * self.size]
+        earlier = torch.bincount(places[: inside * self.size], minlength=len(before)).tolist()
+        return here.tolist(), [one + other for one, other in zip(before, earlier, strict=True)]
+
+
 class MixtureSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (pass, index) keys of an epoch; what each holds is a function of (seed, epoch, position).
 
-    An epoch has as many examples as all sources together. Each batch is full, of one kind, and divided among the processes as
-    ``EpochSampler`` does it.
+    An epoch has as many examples as all sources together, or as many as are asked for. Each batch is full, of one kind, and divided
+    among the processes as ``EpochSampler`` does it.
 
     Args:
         examples: What is drawn from.
@@ -117,6 +175,7 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
         world_size: Number of processes.
         window: Shards that are shuffled together.
         together: So many batches in a row have the kinds by their shares, as even as whole batches allow; 1 draws each by itself.
+        epoch_examples: Of an epoch, rounded down to whole batches, one of each kind at least; None takes as many as there are.
 
     Raises:
         UsageError: If a batch would have no example.
@@ -133,23 +192,26 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         window: int = WINDOW_SHARDS,
         together: int = 1,
+        epoch_examples: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size is {batch_size}; expected at least 1")
-        self.size = len(examples)
+        self.size = epoch_examples or len(examples)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch, self.start_batch, self.together = epoch, start_batch, together
         components = examples.components
         self._starts = examples.starts
-        self._orders = [PassOrder(component.sizes, f"{seed}/{component.source}/{component.kind}", window) for component in components]
+        self._orders = [
+            PassOrder(component.sizes, f"{seed}/{component.source}/{component.kind}", window, component.run) for component in components
+        ]
         kinds = list(dict.fromkeys(component.kind for component in components))
         self._members = {kind: [number for number, each in enumerate(components) if each.kind == kind] for kind in kinds}
         weights = {kind: [components[number].weight for number in self._members[kind]] for kind in kinds}
         counts = shares(self.size // self.global_batch, [sum(weights[kind]) for kind in kinds])
         counts = [max(1, count) for count in counts]  # however small its weight: what was asked for is never left out
         self._batches = dict(zip(kinds, counts, strict=True))
-        self._slots = {kind: shares(self._batches[kind] * self.global_batch, weights[kind]) for kind in kinds}
+        self._places = {kind: PlaceOrder(self._batches[kind], self.global_batch, weights[kind]) for kind in kinds}
 
     @property
     def global_batch(self) -> int:
@@ -172,20 +234,19 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, start = self.epoch, self.start_batch
         order = self._kinds(epoch)
-        slots = {kind: self._arranged(kind, epoch) for kind in self._members}
-        quotas = [pair for kind in self._members for pair in zip(self._members[kind], self._slots[kind], strict=True)]
-        taken = {number: epoch * count for number, count in quotas}  # position in the endless row of passes
-        done = dict.fromkeys(self._batches, 0)
+        done = {kind: order[:start].count(kind) for kind in self._batches}
         low, high = (self.global_batch * part // self.world_size for part in (self.rank, self.rank + 1))
-        for position, kind in enumerate(order):
-            batch = slots[kind][done[kind] * self.global_batch : (done[kind] + 1) * self.global_batch].tolist()
+        for kind in order[start:]:
+            places, before = self._places[kind].batch(done[kind], f"places/{self.seed}/{epoch}/{kind}")
             done[kind] += 1
+            # Passes go on where the epoch before left them.
+            taken = [epoch * whole + part for whole, part in zip(self._places[kind].counts, before, strict=True)]
             keys = []
-            for number in batch:
-                keys.append((number, taken[number]))
-                taken[number] += 1
-            if position >= start:
-                yield [self._key(*each) for each in keys[low:high]]
+            for place, member in enumerate(places):
+                if low <= place < high:
+                    keys.append(self._key(self._members[kind][member], taken[member]))
+                taken[member] += 1
+            yield keys
 
     def _kinds(self, epoch: int) -> list[str]:
         """Return the kind of every batch of the epoch."""
@@ -204,12 +265,6 @@ class MixtureSampler(Sampler[list[tuple[int, int]]]):
         for group in groups:
             rng.shuffle(group)
         return [kind for group in groups for kind in group]
-
-    def _arranged(self, kind: str, epoch: int) -> torch.Tensor:
-        """Return which component each place of this kind's batches is for, a byte or two each."""
-        members = torch.tensor(self._members[kind], dtype=torch.int16)
-        places = members.repeat_interleave(torch.tensor(self._slots[kind]))
-        return places[torch.randperm(len(places), generator=_generator(f"places/{self.seed}/{epoch}/{kind}"))]
 
     def _key(self, number: int, position: int) -> tuple[int, int]:
         passed, index = self._orders[number][position]

@@ -68,6 +68,7 @@ class Component:
         sizes: How many follow each other in each shard; one number where they do not lie in shards.
         draw: Makes an example of a record in ``examples``; None where they are examples already.
         first: Number of its first picture: equal numbers are equal pictures, across all sources.
+        run: How many examples that follow each other stay together in the order: more than 1 where each read is a request.
     """
 
     source: str
@@ -77,6 +78,7 @@ class Component:
     sizes: tuple[int, ...]
     draw: Draw | None = None
     first: int = 0
+    run: int = 1
 
 
 class MixedExamples:

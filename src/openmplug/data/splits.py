@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from openmplug.batch import Sample
 from openmplug.config import Settings
@@ -42,7 +42,10 @@ class FurtherData(_Training):
 
 
 class SourceData(_Training):
-    """One source of a mixture; fields as in ``DataSettings``, and its ``weight``: how often it is drawn against the others."""
+    """One source of a mixture; fields as in ``DataSettings``, and its ``weight``: how often it is drawn against the others.
+
+    Without a ``root`` of its own it lies in ``data.root``.
+    """
 
     root: Path | None = None
     weight: float | None = Field(None, gt=0)
@@ -67,9 +70,11 @@ class DataSettings(Settings):
         further: More data sets to train on together with this one. A batch is of words alone, of pictures or of clips; batches of all
             kinds come in random order, each kind as often as it has batches.
         sources: Name -> data set, with a ``weight``: what is trained on, in the place of ``train``, drawn by weight. An epoch has as many
-            examples as all together. Without weights each example is as likely as any other.
+            examples as all together. Without weights each example is as likely as any other. ``null`` leaves out a source that a recipe
+            has.
         mixed_steps: Let the micro-batches of an optimizer step (``optim.accumulation``) have the kinds of ``sources`` by their weights. A
             batch is of one kind; without this, steps have kinds as they come.
+        epoch_examples: How many examples an epoch of ``sources`` has, whatever they hold.
     """
 
     reader: str = "jsonl"
@@ -86,6 +91,17 @@ class DataSettings(Settings):
     further: list[FurtherData] = Field(default_factory=list)
     sources: dict[str, SourceData] = Field(default_factory=dict)
     mixed_steps: bool = False
+    epoch_examples: int | None = Field(None, ge=1)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _left_out(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not value:
+            return value
+        kept = {name: source for name, source in value.items() if source is not None}
+        if not kept:
+            raise ValueError("every source is null; keep one")
+        return kept
 
     @model_validator(mode="after")
     def _sources_agree(self) -> DataSettings:
@@ -150,6 +166,8 @@ def read_training(settings: DataSettings) -> Split:
     if settings.reader == "shards" and not settings.further:
         fields = {name: getattr(settings, name) for name in SourceData.model_fields if name != "weight"}
         return _mixed([_source(settings, "shards", SourceData(**fields))])
+    if settings.epoch_examples is not None:
+        raise UsageError("data.epoch_examples is for shards and data.sources; an epoch of other data is a pass through them")
     splits = [read_split(settings, name) for name in settings.train]
     for number, further in enumerate(settings.further, start=2):
         own = settings.model_copy(update={"further": [], **{name: getattr(further, name) for name in FurtherData.model_fields}})
@@ -172,6 +190,7 @@ def parts_of(settings: DataSettings) -> list[tuple[str, DataSettings, str]]:
 
 def _own(settings: DataSettings, source: SourceData) -> DataSettings:
     fields = {field: getattr(source, field) for field in SourceData.model_fields if field != "weight"}
+    fields["root"] = source.root or settings.root
     return settings.model_copy(update={"sources": {}, "further": [], **fields})
 
 

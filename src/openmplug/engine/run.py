@@ -291,7 +291,15 @@ def _training_sampler(config: RunConfig, examples: Sequence[Sample] | MixedExamp
             "data.mixed_steps mixes the micro-batches of a step; give optim.accumulation above 1, and data.sources of several kinds"
         )
     if isinstance(examples, MixedExamples):
-        return MixtureSampler(examples, size, seed=config.seed, rank=rank, world_size=processes, together=together)
+        return MixtureSampler(
+            examples,
+            size,
+            seed=config.seed,
+            rank=rank,
+            world_size=processes,
+            together=together,
+            epoch_examples=config.data.epoch_examples,
+        )
     # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
     kinds = [kind_of(sample) for sample in examples]
     full = len(examples) >= size * processes

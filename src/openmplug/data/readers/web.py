@@ -53,6 +53,9 @@ def read_folder_captions(root: Path, split: str, columns: Mapping[str, str | Non
 def read_visual_genome_regions(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
     """Read the phrases about regions of Visual Genome as captions of the whole picture, as ALBEF and mPLUG pre-train on them.
 
+    Half of its pictures are COCO's. Where ``image_data.json``, which says so, and Karpathy's ``dataset_coco.json`` lie beside it, those of
+    COCO's ``val`` and ``test`` are left out: who pre-trains on them has seen the pictures of later tests.
+
     Args:
         root: Folder with ``region_descriptions.json`` and the pictures in ``VG_100K/`` and ``VG_100K_2/``, other folders or an archive.
         split: Not used: there is one.
@@ -64,17 +67,29 @@ def read_visual_genome_regions(root: Path, split: str, columns: Mapping[str, str
     path = find_file(root, ("region_descriptions.json",), "Visual Genome's regions")
     images = open_images(root, split)
     places = {PurePosixPath(name).stem: name for name in images.names()}
+    held_out = _held_out_of_coco(root)
     samples: list[Sample] = []
     for where, record in read_records(path):
         regions = need(record, "regions", where)
         number = str(record.get("id", regions[0].get("image_id") if regions else ""))
         phrases = tuple(dict.fromkeys(str(need(region, "phrase", where)).strip() for region in regions))
-        if phrases:
+        if phrases and number not in held_out:
             name = places.get(number, f"{number}.jpg")
             samples.append(Sample(number, name, None, phrases, (), phrases, len(samples), {"image_id": number}))
     if not samples:
         raise DataError(f"{path} has no region with a phrase")
     return Split(split, samples, images)
+
+
+def _held_out_of_coco(root: Path) -> set[str]:
+    """Return the numbers of Visual Genome's pictures that are in COCO's val and test; none where the files that tell are not there."""
+    if not (root / "image_data.json").is_file() or not (root / "dataset_coco.json").is_file():
+        return set()
+    images = read_records(root / "dataset_coco.json", "images")
+    tested = {need(record, "cocoid", where) for where, record in images if record.get("split") in ("val", "test")}
+    return {
+        str(need(record, "image_id", where)) for where, record in read_records(root / "image_data.json") if record.get("coco_id") in tested
+    }
 
 
 def read_sbu(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
