@@ -117,10 +117,10 @@ def test_caption_with_where_it_looked(visit: Visit, served: Served, picture_of: 
     page.locator("#describe").click()
     said(page, "caption")
     picture_of(page, "page-caption")
-    assert page.locator("#caption-maps img").count() == 0
+    assert page.locator("#caption figure").count() == 0
     page.get_by_label("Show where it looked").locator("visible=true").check()
     page.locator("#describe").click()
-    page.locator("#caption-maps img").nth(1).wait_for()
+    page.locator("#caption figure img").nth(1).wait_for()
 
 
 def test_find_draws_the_box(visit: Visit, served: Served, tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_match_with_heat_map(visit: Visit, served: Served, tmp_path: Path) -> No
     page.locator("#match").click()
     share = model_for(served, "retrieval").match(path, "a red circle").probability
     assert said(page, "matched").endswith(f"{share:.0%}")
-    page.locator("#match-maps img").nth(3).wait_for()
-    assert page.locator("#match-maps .caption-label").all_inner_texts() == ["the whole sentence", "a", "red", "circle"]
+    page.locator("#matched figure").nth(3).wait_for()
+    assert page.locator("#matched figcaption").all_inner_texts() == ["the whole sentence", "a", "red", "circle"]
 
 
 def test_match_an_example(visit: Visit, picture_of: Shoot) -> None:
@@ -167,7 +167,7 @@ def test_match_an_example(visit: Visit, picture_of: Shoot) -> None:
     page.locator("#preview img").wait_for()
     go_to(page, "Match")
     page.locator("#match").click()
-    page.locator("#match-maps img").nth(3).wait_for()
+    page.locator("#matched figure").nth(3).wait_for()
     picture_of(page, "page-match")
 
 
@@ -176,14 +176,14 @@ def test_search_by_words_and_by_picture(visit: Visit, served: Served, picture_of
     go_to(page, "Search")
     page.locator("#search-words textarea, #search-words input").first.fill("a red circle")
     page.locator("#search").click()
-    page.locator("#hits img").nth(3).wait_for()
+    page.locator("#hits figure").nth(3).wait_for()
     expected = served.index.search("a red circle", 12, rerank=32)
-    shown = page.locator("#hits .caption-label").all_inner_texts()
+    shown = page.locator("#hits figcaption").all_inner_texts()
     assert [re.sub(r" \(.*", "", one) for one in shown] == [hit.name for hit in expected]
     picture_of(page, "page-search")
     upload(page, served.archive / "00003.png")
     page.locator("#alike").click()
-    page.locator("#hits .caption-label").first.get_by_text("00003.png (1.00)").wait_for()  # nothing is more like it than itself
+    page.locator("#hits figcaption", has_text="00003.png (1.00)").wait_for()  # nothing is more like it than itself
 
 
 def test_compare_two_models(visit: Visit, served: Served, picture_of: Shoot) -> None:
@@ -304,14 +304,15 @@ def contrast(page: Any, selector: str) -> float:
     """Return the contrast of a text to the ground it stands on, 1 to 21 (WCAG 2)."""
     script = """selector => {
       const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-      const element = document.querySelector(selector);
-      let ground = element, back = [0, 0, 0, 0];
-      while (ground && (back.length === 4 && back[3] === 0)) {
-        back = parse(getComputedStyle(ground).backgroundColor); ground = ground.parentElement;
-      }
-      return [parse(getComputedStyle(element).color), back];
+      const layers = [];
+      for (let element = document.querySelector(selector); element; element = element.parentElement)
+        layers.push(parse(getComputedStyle(element).backgroundColor));
+      return [parse(getComputedStyle(document.querySelector(selector)).color), layers];
     }"""
-    ink, ground = page.evaluate(script, selector)
+    ink, layers = page.evaluate(script, selector)
+    ground = [255.0, 255.0, 255.0]
+    for *colour, opacity in ([*layer, 1.0][:4] for layer in reversed(layers)):
+        ground = [opacity * over + (1 - opacity) * under for over, under in zip(colour, ground, strict=True)]
 
     def light(colour: list[float]) -> float:
         parts = [value / 255 for value in colour[:3]]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -96,16 +97,16 @@ def test_a_page_without_an_able_model_says_so(calls: Calls, picture: Path) -> No
 
 def test_where_it_looked_is_shown_for_every_word(calls: Calls, picture: Path, tmp_path: Path) -> None:
     match = calls.ask("retrieval", str(picture), "a red circle", looking=True)
-    assert [label for _, label in match.maps] == ["the whole sentence", "a", "red", "circle"]
-    assert all(one.size == (384, 288) for one, _ in match.maps)
+    assert match.labels == ["the whole sentence", "a", "red", "circle"]
+    assert re.findall(r"<figcaption>([^<]+)", match.html) == match.labels and match.html.count("data:image/webp") == 4
     answer = calls.ask("vqa", str(picture), "what colour?", choices="red, blue", looking=True)
     assert isinstance(answer.result, Answer)
-    assert [label for _, label in answer.maps] == ["the whole question", "what", "colour", "?", f"answer: {answer.result.text}"]
+    assert answer.labels == ["the whole question", "what", "colour", "?", f"answer: {answer.result.text}"]
     caption = calls.ask("caption", str(picture), looking=True)
-    assert isinstance(caption.result, Caption)
-    assert [label for _, label in caption.maps][:1] == ["the whole caption"] and len(caption.maps) > 1
+    assert caption.labels[0] == "the whole caption" and len(caption.labels) > 1
     write_gif(tmp_path / "clip.gif", 12)
     clip = calls.ask("retrieval", str(tmp_path / "clip.gif"), "a red circle", looking=True)
-    assert clip.maps[0][0].width > 2 * clip.maps[0][0].height  # a strip of frames
-    assert calls.ask("retrieval", str(picture), "a red circle").maps == []
-    assert calls.ask("grounding", str(picture), "the red circle", looking=True).maps == []
+    assert "om-wide" in clip.html and "om-wide" not in match.html  # strips of frames
+    unasked = calls.ask("retrieval", str(picture), "a red circle")
+    assert unasked.labels == [] and "<figure" not in unasked.html
+    assert calls.ask("grounding", str(picture), "the red circle", looking=True).labels == []

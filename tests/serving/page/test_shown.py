@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from pathlib import Path
 
@@ -101,3 +102,12 @@ def test_examples_are_drawn_alike_each_time_and_need_no_file_to_be_shown(tmp_pat
     assert [int(number) for number, _ in pictures] == list(range(6))
     assert base64.b64decode(pictures[5][1]) == examples[5].path.read_bytes()
     assert html.count('alt="Picture: a ') == 4 and html.count('alt="Clip: ') == 2
+
+
+def test_pictures_in_a_grid_are_in_the_page_itself() -> None:
+    html = shown.grid([(Image.new("RGB", (30, 20), "red"), RED), (Image.new("RGB", (30, 20)), "two")], "Both")
+    data = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
+    with Image.open(io.BytesIO(base64.b64decode(data[0]))) as image:
+        assert image.size == (30, 20)
+    assert len(data) == 2 and "om-wide" not in html and html.count("<img") == 2
+    assert "om-wide" in shown.grid([(Image.new("RGB", (90, 20)), "strip")], "One")

@@ -30,16 +30,16 @@ class Found:
 
     Args:
         result: As the model gives it.
-        html: To be read.
+        html: To be read, with pictures of where the model looked, where somebody asked.
         picture: The upload with a box in it, where a box was found.
-        maps: Where the model looked, with labels: for all words together, then for each; empty where nobody asked.
+        labels: Of those pictures: all words together, then each.
         seconds: How long the model took, waiting included.
     """
 
     result: Answer | Caption | Match | Box
     html: str
     picture: Image.Image | None
-    maps: list[tuple[Image.Image, str]]
+    labels: list[str]
     seconds: float
 
 
@@ -128,8 +128,9 @@ class Calls:
                 maps = shown.heat_maps(self.worker.run(("look", verb, one.name), _explain(one, verb), item))
             except UsageError as error:  # a model without a matching head, say: its answer is worth showing all the same
                 lines.append(f"Where it looked cannot be shown: {error}.")
-        html, picture = _show(result, upload, lines)
-        return Found(result, html, picture, maps, time.monotonic() - began)
+        html, picture = _show(result, text, upload, lines)
+        html += shown.grid(maps, shown.LOOKED) if maps else ""
+        return Found(result, html, picture, [label for _, label in maps], time.monotonic() - began)
 
     def checked(self, text: str | None, needed: str | None = None) -> str:
         """Return a text in one line.
@@ -180,7 +181,7 @@ def _explain(one: Shelved, verb: str) -> Callable[[Sequence[Any]], Sequence[Any]
     return compute
 
 
-def _show(result: Any, upload: Upload, lines: Sequence[str]) -> tuple[str, Image.Image | None]:
+def _show(result: Any, text: str, upload: Upload, lines: Sequence[str]) -> tuple[str, Image.Image | None]:
     if isinstance(result, Answer):
         return shown.answer(result, lines), None
     if isinstance(result, Caption):
@@ -188,4 +189,4 @@ def _show(result: Any, upload: Upload, lines: Sequence[str]) -> tuple[str, Image
     if isinstance(result, Match):
         return shown.match(result, lines), None
     assert isinstance(result, Box)
-    return shown.box(result, lines), shown.with_box(upload.pictures()[0], result)
+    return shown.box(result, text, lines), shown.with_box(upload.pictures()[0], result)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
-from typing import Any
 
 import gradio as gr
 
@@ -24,35 +22,23 @@ def search_tab(archive: Archive, upload: gr.File) -> gr.Textbox:
         with gr.Row():
             button = gr.Button("Search", variant="primary", elem_id="search", min_width=120)
             alike = gr.Button("Like my picture", elem_id="alike", min_width=120)
-        result = result_box("hits-said")
-        gallery = gr.Gallery(
-            show_label=False,
-            visible=False,
-            interactive=False,
-            columns=3,
-            height="auto",
-            object_fit="contain",
-            format="jpeg",
-            buttons=[],
-            elem_id="hits",
-        )
+        result = result_box("hits")
 
-        @told(2)
-        def by_words(text: str, twice: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        @told(1)
+        def by_words(text: str, twice: bool, tell: gr.Progress = gr.Progress()) -> str:  # noqa: B008
             return _show(archive.search(text, twice, tell))
 
-        @told(2)
-        def by_picture(path: Path, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        @told(1)
+        def by_picture(path: Path, tell: gr.Progress = gr.Progress()) -> str:  # noqa: B008
             return _show(archive.alike(path, tell))
 
-        on([button.click, words.submit], by_words, [words, again], [result, gallery])
-        on([alike.click], by_picture, [upload], [result, gallery])
+        on([button.click, words.submit], by_words, [words, again], [result])
+        on([alike.click], by_picture, [upload], [result])
     return words
 
 
-def _show(hits: Sequence[Hit]) -> list[Any]:
+def _show(hits: Sequence[Hit]) -> str:
     if not hits:
-        return [shown.headline("Nothing found", "the index is empty"), gr.update(value=None, visible=False)]
+        return shown.headline("Nothing found", "the index is empty")
     problems = [f"{hit.name}: {hit.problem}" for hit in hits if hit.problem]
-    said = f'<p class="om-soft">{escape(f"The best {len(hits)}, best first.")}</p>' if len(hits) > 1 else ""
-    return [said + shown.remarks(problems[:3]), gr.update(value=tiles(hits), visible=True)]
+    return shown.grid(tiles(hits), f"The best {len(hits)}, best first.") + shown.remarks(problems[:3])

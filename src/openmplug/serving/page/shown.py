@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Sequence
 from html import escape
@@ -56,29 +57,45 @@ def match(found: Match, lines: Sequence[str] = ()) -> str:
         return headline(f"{found.similarity:.2f}", "similarity of the two vectors, from -1 to 1", lines)
     share = found.probability
     words = "It fits" if share >= 0.5 else "It does not fit"
-    return headline(f"{words}: {share:.0%}", similar, lines) + bars([("fits", share)], sort=False)
+    return headline(f"{words}: {share:.0%}") + _bar(share) + f'<p class="om-soft">{escape(similar)}</p>' + remarks(lines)
 
 
-def box(found: Box, lines: Sequence[str] = ()) -> str:
+def box(found: Box, phrase: str, lines: Sequence[str] = ()) -> str:
     """Return where something was found."""
     sides = f"left {found.left:.0f}, top {found.top:.0f}, right {found.right:.0f}, bottom {found.bottom:.0f} px"
-    return headline("Here", f"{sides}; probability of this very box {found.score:.0%}", lines)
+    return headline(phrase, f"{sides}; probability of this very box {found.score:.0%}", lines)
 
 
-def bars(shares: Sequence[tuple[str, float]], sort: bool = True) -> str:
-    """Return shares of one as bars with numbers.
-
-    Args:
-        shares: Name and share, 0 to 1.
-        sort: Largest first.
-    """
-    rows = sorted(shares, key=lambda pair: -pair[1]) if sort else shares
+def bars(shares: Sequence[tuple[str, float]]) -> str:
+    """Return shares of one (name, 0 to 1) as bars with numbers, largest first."""
     lines = "".join(
-        f'<li><span class="om-name">{escape(name)}</span><span class="om-share">{share:.0%}</span>'
-        f'<span class="om-bar"><span style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></span></span></li>'
-        for name, share in rows
+        f'<li><span class="om-name">{escape(name)}</span><span class="om-share">{share:.0%}</span>{_bar(share)}</li>'
+        for name, share in sorted(shares, key=lambda pair: -pair[1])
     )
     return f'<ul class="om-bars">{lines}</ul>'
+
+
+def _bar(share: float) -> str:
+    return f'<span class="om-bar" aria-hidden="true"><span style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></span></span>'
+
+
+def grid(tiles: Sequence[tuple[Image.Image, str]], heading: str) -> str:
+    """Return pictures in a grid, the words of each below it; wide ones, such as strips of frames, get more room.
+
+    The pictures are in the page itself: there is no file of them to be served and to be forgotten.
+    """
+    wide = any(picture.width > 1.5 * picture.height for picture, _ in tiles)
+    figures = "".join(
+        f'<figure><img src="{_data(picture)}" alt="{escape(label)}"><figcaption>{escape(label)}</figcaption></figure>'
+        for picture, label in tiles
+    )
+    return f'<p class="om-soft">{escape(heading)}</p><div class="om-grid{" om-wide" if wide else ""}">{figures}</div>'
+
+
+def _data(picture: Image.Image) -> str:
+    encoded = io.BytesIO()
+    picture.save(encoded, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode('ascii')}"
 
 
 def facts(upload: Upload) -> str:
@@ -149,6 +166,9 @@ def with_box(picture: Image.Image, found: Box) -> Image.Image:
         if sides[0] <= sides[2] and sides[1] <= sides[3]:
             canvas.rectangle(sides, outline=colour, width=thick if not inset else max(1, thick // 2))
     return drawn
+
+
+LOOKED = "Where it looked: bright patches raise the score most."
 
 
 def heat_maps(found: Explanation, most_words: int = 15) -> list[tuple[Image.Image, str]]:

@@ -12,8 +12,12 @@ CSS = """
 .om-tray { display: flex; gap: .5rem; overflow-x: auto; padding: .25rem 0; }
 .om-tray button { flex: none; padding: 2px; border: 2px solid var(--border-color-primary); border-radius: .5rem; cursor: pointer; }
 .om-tray button:hover, .om-tray button:focus-visible { border-color: var(--color-accent); }
-.om-tray img { display: block; width: 3.6rem; height: 3.6rem; border-radius: .35rem; margin: 0 !important; }
-.om-maps .caption-label { font-weight: 600; }
+.om-tray img { display: block; width: 3.2rem; height: 3.2rem; border-radius: .35rem; margin: 0 !important; }
+.om-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 8.5rem), 1fr)); gap: .75rem; margin: .5rem 0; }
+.om-grid.om-wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); }
+.om-grid figure { margin: 0; }
+.om-grid img { display: block; width: 100%; border-radius: .4rem; margin: 0 !important; }
+.om-grid figcaption { font-size: .9rem; overflow-wrap: anywhere; padding: .15rem 0; }
 #preview, #preview .image-frame, #found-picture .image-frame { max-height: 26rem; }
 #preview img { max-height: 26rem; object-fit: contain; }
 .html-container { padding-top: .25rem !important; padding-bottom: .25rem !important; }
@@ -27,9 +31,10 @@ CSS = """
 .om-bars { list-style: none; padding: 0; margin: .5rem 0; }
 .om-bars li { display: grid; grid-template-columns: 1fr auto; gap: .1rem .75rem; margin: .4rem 0; }
 .om-bars .om-name { overflow-wrap: anywhere; }
+.om-bars .om-bar { grid-column: 1 / -1; }
 .om-bars .om-share { font-variant-numeric: tabular-nums; }
-.om-bars .om-bar { grid-column: 1 / -1; height: .5rem; border-radius: .25rem; background: var(--border-color-primary); }
-.om-bars .om-bar span { display: block; height: 100%; border-radius: .25rem; background: var(--color-accent); min-width: 2px; }
+.om-bar { display: block; height: .5rem; border-radius: .25rem; background: var(--border-color-primary); }
+.om-bar span { display: block; height: 100%; border-radius: .25rem; background: var(--color-accent); min-width: 2px; }
 @media (max-width: 640px) {
   .tab-container > button { padding: 0 .6rem !important; }
   #preview, #preview img { max-height: 16rem; }

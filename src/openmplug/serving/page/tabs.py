@@ -11,7 +11,7 @@ import gradio as gr
 
 from openmplug.errors import OpenmplugError
 from openmplug.serving.page import shown
-from openmplug.serving.page.calls import Calls, Found
+from openmplug.serving.page.calls import Calls
 
 Path = str | None  # of an upload, as Gradio hands it over
 _log = logging.getLogger(__name__)
@@ -70,29 +70,9 @@ def picture_box(name: str, label: str) -> gr.Image:
     return gr.Image(interactive=False, visible=False, label=label, show_label=False, elem_id=name, format="png", buttons=["download"])
 
 
-def maps_box(name: str) -> gr.Gallery:
-    """Make the place of the pictures that show where the model looked."""
-    return gr.Gallery(
-        label="Where the model looked: bright patches raise the score most",
-        visible=False,
-        interactive=False,
-        columns=3,
-        height="auto",
-        object_fit="contain",
-        format="png",
-        buttons=[],
-        elem_id=name,
-        elem_classes="om-maps",
-    )
-
-
 def looking_box(on: bool, name: str) -> gr.Checkbox:
     """Make the switch for these pictures."""
     return gr.Checkbox(on, label="Show where it looked", container=False, elem_id=name)
-
-
-def _with_maps(found: Found) -> list[Any]:
-    return [found.html, gr.update(value=found.maps or None, visible=bool(found.maps))]
 
 
 def ask_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
@@ -105,13 +85,12 @@ def ask_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
         looking = looking_box(False, "ask-looking")
         button = gr.Button("Ask", variant="primary", elem_id="ask")
         result = result_box("answer")
-        maps = maps_box("answer-maps")
 
-        @told(2)
-        def run(path: Path, text: str, among: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-            return _with_maps(calls.ask("vqa", path, text, choices=among, name=name, looking=look, tell=tell))
+        @told(1)
+        def run(path: Path, text: str, among: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+            return calls.ask("vqa", path, text, choices=among, name=name, looking=look, tell=tell).html
 
-        on([button.click, question.submit, choices.submit], run, [upload, question, choices, model, looking], [result, maps])
+        on([button.click, question.submit, choices.submit], run, [upload, question, choices, model, looking], [result])
     return question
 
 
@@ -122,13 +101,12 @@ def caption_tab(calls: Calls, upload: gr.File) -> None:
         looking = looking_box(False, "caption-looking")
         button = gr.Button("Write a caption", variant="primary", elem_id="describe")
         result = result_box("caption")
-        maps = maps_box("caption-maps")
 
-        @told(2)
-        def run(path: Path, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-            return _with_maps(calls.ask("caption", path, name=name, looking=look, tell=tell))
+        @told(1)
+        def run(path: Path, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+            return calls.ask("caption", path, name=name, looking=look, tell=tell).html
 
-        on([button.click], run, [upload, model, looking], [result, maps])
+        on([button.click], run, [upload, model, looking], [result])
 
 
 def find_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
@@ -157,11 +135,10 @@ def match_tab(calls: Calls, upload: gr.File) -> gr.Textbox:
         looking = looking_box(True, "match-looking")
         button = gr.Button("Does it fit?", variant="primary", elem_id="match")
         result = result_box("matched")
-        maps = maps_box("match-maps")
 
-        @told(2)
-        def run(path: Path, text: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-            return _with_maps(calls.ask("retrieval", path, text, name=name, looking=look, tell=tell))
+        @told(1)
+        def run(path: Path, text: str, name: str, look: bool, tell: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+            return calls.ask("retrieval", path, text, name=name, looking=look, tell=tell).html
 
-        on([button.click, sentence.submit], run, [upload, sentence, model, looking], [result, maps])
+        on([button.click, sentence.submit], run, [upload, sentence, model, looking], [result])
     return sentence
