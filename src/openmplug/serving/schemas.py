@@ -240,7 +240,7 @@ class MatchResponse(BaseModel):
 class GroundResponse(BaseModel):
     """Left, top, right and bottom in the picture's own pixels, and the probability of the four."""
 
-    box: tuple[float, float, float, float]
+    box: Annotated[list[float], Field(min_length=4, max_length=4)]
     score: float
 
 
