@@ -47,6 +47,7 @@ class Sample:
         extra: Fields of the record that a task may need, such as ``question_id``.
         parts: Records about this picture that are learned together, so that it is read and encoded once; empty = the record itself.
         box: Where in the picture ``text`` points, xyxy in the picture's own pixels; None = not known or not asked.
+        source: Name of the source it was drawn from, where several are trained on together.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Sample:
     clip: bool = False
     further_images: tuple[str, ...] = ()
     box: Coordinates | None = None
+    source: str = ""
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -70,11 +72,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An input that could not be read: which one, and the one-line reason."""
+    """An input that could not be read: which one, the one-line reason, and of several sources the one it came from."""
 
     id: str
     name: str
     reason: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from openmplug.cli.options import Debug, DryRun, Json, Output, Overrides, Recipe
 
 if TYPE_CHECKING:
     from openmplug.data.checking import FileReport, SplitReport
+    from openmplug.data.shard_checking import ShardReport
 
 app = typer.Typer(help="Check a data set, pack it into shards, or make the built-in one.", pretty_exceptions_enable=False)
 
@@ -40,6 +41,8 @@ def check(
 
     from openmplug.data.checking import FileReport, SplitReport, check_files, check_split
     from openmplug.data.official import find_benchmark
+    from openmplug.data.shard_checking import check_shards
+    from openmplug.data.shard_places import find_shards
     from openmplug.data.splits import parts_of, read_split
     from openmplug.engine.recipe import load_recipe
     from openmplug.errors import DataError
@@ -53,11 +56,17 @@ def check(
     benchmark = find_benchmark(settings.reader, str((config.paper or {}).get("benchmark", "")))
     reports: list[SplitReport] = []
     files: list[FileReport] = []
+    shards: dict[str, list[ShardReport]] = {}
+    found: SplitReport | DataError
     for name, own, part in parts_of(settings):
         official = benchmark if own is settings else find_benchmark(own.reader, "")
         try:
-            split = replace(read_split(own, part), name=name)
-            found: SplitReport | DataError = check_split(split, None if every else 64, learns_targets=learns_targets)
+            if own.reader == "shards":
+                read = find_shards(own.root, [part])
+                found, shards[name] = check_shards(name, read, own.columns, every, own.limit)
+            else:
+                split = replace(read_split(own, part), name=name)
+                found = check_split(split, None if every else 64, learns_targets=learns_targets)
         except DataError as error:
             found = error
         reports += [found] if isinstance(found, SplitReport) else []
@@ -67,11 +76,12 @@ def check(
     problems += [f"split '{report.name}': {problem}" for report in reports for problem in report.problems() if report.kind not in problem]
     source = benchmark.source if benchmark is not None else None
     if json_output:
-        splits = [_as_dict(report) for report in reports]
+        splits = [_as_dict(report, shards.get(report.name)) for report in reports]
         rows = [{field: getattr(file, field) for field in FileReport.__dataclass_fields__} for file in files]
         screen.document({"ok": not problems, "problems": problems, "official": source, "files": rows, "splits": splits})
     else:
-        _show(files, reports, str(settings.root), source)
+        _show(files, reports, str(settings.root or "the sources"), source)
+        _show_shards(shards)
     if problems:
         raise DataError("; ".join(problems))
     if not json_output:
@@ -101,8 +111,32 @@ def _show(files: Sequence[FileReport], reports: Sequence[SplitReport], root: str
         screen.note(f"official numbers: {source}")
 
 
-def _as_dict(report: SplitReport) -> dict[str, Any]:
+def _show_shards(shards: Mapping[str, Sequence[ShardReport]], most: int = 12) -> None:
+    """Print what was found in the shards that have something wrong, the worst first."""
+    bad = [(name, one) for name, several in shards.items() for one in several if one.bad]
+    bad.sort(key=lambda each: -each[1].bad)
+    rows = [
+        (
+            f"{name}: {one.name.rpartition('/')[2]}",
+            f"{one.looked_at:,} of {one.records:,}",
+            one.bad,
+            ", ".join(f"{count:,} {fault}" for fault, count in one.faults.most_common()),
+        )
+        for name, one in bad[:most]
+    ]
+    if rows:
+        screen.table("Shards with bad samples", ("shard", "looked at", "bad", "what"), rows, right=("looked at", "bad"))
+    if len(bad) > most:
+        screen.note(f"{len(bad) - most:,} more shards have some; --json lists all")
+
+
+def _as_dict(report: SplitReport, shards: Sequence[ShardReport] | None = None) -> dict[str, Any]:
+    of_shards = [
+        {"shard": one.name, "records": one.records, "looked_at": one.looked_at, "opened": one.opened, "bad": dict(one.faults)}
+        for one in shards or ()
+    ]
     return {
+        **({"shards": of_shards} if shards is not None else {}),
         "name": report.name,
         "records": report.records,
         "pictures": report.pictures,

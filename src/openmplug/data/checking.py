@@ -35,6 +35,7 @@ class SplitReport:
         first: The first record, to be looked at.
         kind: "pictures" or "videos": what the records are about.
         where: Where the pictures lie.
+        further: What else is wrong, a line each.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SplitReport:
     unused: int = 0
     silent: list[str] = field(default_factory=list)
     kind: str = "pictures"
+    further: list[str] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """Return one line per kind of trouble; none means that the split can be used."""
@@ -59,7 +61,7 @@ class SplitReport:
             found.append(f"{len(self.unreadable):,} of {self.opened:,} opened {self.kind} cannot be read: {reasons}")
         if self.silent:
             found.append(f"{len(self.silent):,} of {self.records:,} records have no answer or caption: ids {_some(self.silent)}")
-        return found
+        return found + self.further
 
 
 def check_readable(images: ImageSource, name: str, clip: bool = False) -> None:

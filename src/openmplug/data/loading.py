@@ -89,7 +89,7 @@ class ImageTextDataset(Dataset[Item]):
                 sample = self.examples.example(key)
             except DataError as error:
                 place = self.examples.place(index)
-                return Item(Sample(place), failure=Failure(place, place, str(error)))
+                return Item(place, failure=Failure(place.id, place.id, str(error), place.source))
         else:
             sample = self.examples[index]
         if sample.image is None:
@@ -106,7 +106,7 @@ class ImageTextDataset(Dataset[Item]):
             with open_clip(self.images, sample.image) as video:
                 return Item(sample, self.clip(video, rng))
         except DataError as error:
-            return Item(sample, failure=Failure(sample.id, sample.image, str(error)))
+            return Item(sample, failure=Failure(sample.id, sample.image, str(error), sample.source))
 
     def _pictures(self, sample: Sample, rng: random.Random) -> Item:
         """Decode and transform all pictures of a record, one after the other; of several that cannot be read the first is the failure."""
@@ -115,7 +115,7 @@ class ImageTextDataset(Dataset[Item]):
             try:
                 pixels.append(self.transform(self.images.open(name), rng))
             except DataError as error:
-                return Item(sample, failure=Failure(sample.id, name, str(error)))
+                return Item(sample, failure=Failure(sample.id, name, str(error), sample.source))
         return Item(sample, pixels[0], further_pixels=tuple(pixels[1:]))
 
 

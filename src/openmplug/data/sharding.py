@@ -156,7 +156,9 @@ def _write_shard(place: Path, number: int, records: Sequence[Sample], images: Im
                 rows.append(Row(key, {suffix: _add(archive, f"{key}.{suffix}", data) for suffix, data in files}))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        lines = "".join(json.dumps(asdict(failure), ensure_ascii=False) + "\n" for failure in left_out)
+        lines = "".join(
+            json.dumps({name: value for name, value in asdict(failure).items() if value}, ensure_ascii=False) + "\n" for failure in left_out
+        )
         write_whole(_left_out(place), lines)
         write_index(temporary, rows, index_beside(place))  # a rename keeps the time that the index names
         temporary.replace(place)

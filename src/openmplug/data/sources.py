@@ -116,10 +116,11 @@ class MixedExamples:
         named = named_by(sample, component.source, component.first)
         return component.draw(named, random.Random(f"caption/{self.seed}/{passed}/{index}"))
 
-    def place(self, index: int) -> str:
-        """Say where an example lies, for records whose words cannot be read."""
+    def place(self, index: int) -> Sample:
+        """Return what is known of an example whose words cannot be read: its source, and its number there as its id."""
         number = bisect_right(self._ends, index)
-        return f"{self.components[number].source}/{index - self.starts[number]}"
+        source = self.components[number].source
+        return Sample(f"{source}/{index - self.starts[number]}", source=source)
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Mixture:
         made: dict[str, dict[str, list[Sample]]] = {source.name: {} for source, _ in held}
         records = [named_by(sample, source.name, first) for source, first in held for sample in source.samples]
         for example in make(records) if records else ():
-            made[example.id.partition("/")[0]].setdefault(kind_of(example), []).append(example)
+            made[example.source].setdefault(kind_of(example), []).append(example)
         components = []
         for source, first in pairs:
             samples = source.samples
@@ -212,13 +213,14 @@ def asks(sample: Sample) -> bool:
 
 
 def named_by(sample: Sample, source: str, first: int) -> Sample:
-    """Put a source's name before a record's id and pictures, and count its pictures from ``first`` on."""
+    """Put a source's name before a record's id and pictures and keep it; count its pictures from ``first`` on."""
     return replace(
         sample,
         id=f"{source}/{sample.id}",
         image=None if sample.image is None else f"{source}/{sample.image}",
         further_images=tuple(f"{source}/{name}" for name in sample.further_images),
         image_index=sample.image_index + first if sample.image_index >= 0 else -1,
+        source=source,
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -37,12 +37,14 @@ class FailureCount:
         seen: Inputs so far, failed ones included.
         failed: Inputs that could not be read.
         last: The last of them.
+        by_source: How many of them each source of a mixture had.
     """
 
     policy: str
     seen: int = 0
     failed: int = 0
     last: Failure | None = None
+    by_source: dict[str, int] = field(default_factory=dict)
 
     def note(self, batch: Batch) -> tuple[Failure, ...]:
         """Count one batch.
@@ -65,12 +67,15 @@ class FailureCount:
         self.seen += seen
         for failure in failures:
             self.failed, self.last = self.failed + 1, failure
+            if failure.source:
+                self.by_source[failure.source] = self.by_source.get(failure.source, 0) + 1
             if self.policy == "error":
                 raise DataError(f"{failure.reason} (record '{failure.id}'); mend or remove it, or set data.on_error=skip")
         if self.seen >= SURE_AFTER and self.failed > ALLOWED_FAILURES * self.seen:
             last = "" if self.last is None else f"; the last was record '{self.last.id}': {self.last.reason}"
+            among = ", ".join(f"{count} of {source}" for source, count in self.by_source.items())
             raise DataError(
-                f"{self.failed} of {self.seen} inputs could not be read, more than {ALLOWED_FAILURES:.0%}{last};"
+                f"{self.failed} of {self.seen} inputs could not be read, more than {ALLOWED_FAILURES:.0%}{among and f' ({among})'}{last};"
                 " to find them all run: openmplug data check"
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from openmplug.engine.source_sums import Sums, added, told
+
 
 @dataclass
 class Place:
@@ -20,6 +22,7 @@ class Place:
         seconds: Wall time spent so far, resumed parts included.
         window: Sums of the losses since the last line of the log, ``window_count`` micro-batches, so that a resumed log is the same.
         seen: Inputs so far, ``failed`` of which could not be read.
+        sources: Of a mixture what each source gave until the last line of the log, ``window_sources`` since then: see ``SourceSums``.
     """
 
     step: int = 0
@@ -35,6 +38,13 @@ class Place:
     window_count: int = 0
     seen: int = 0
     failed: int = 0
+    sources: Sums = field(default_factory=dict)
+    window_sources: Sums = field(default_factory=dict)
+
+    def failed_by_source(self) -> dict[str, int]:
+        """Return how many inputs of each source of a mixture could not be read."""
+        sums = added(self.sources, self.window_sources)
+        return {source: int(values["failed"]) for source, values in sums.items() if values["failed"]}
 
     def summary(self, failures: int, stopped: str | None) -> dict[str, Any]:
         """Return what a run tells at its end; ``stopped`` is why it ended early."""
@@ -47,5 +57,6 @@ class Place:
             "best_step": self.best_step if self.best is not None else None,
             "metrics": self.metrics,
             "failures": failures,
+            **({"sources": told(sources)} if (sources := added(self.sources, self.window_sources)) else {}),
             "stopped": stopped,
         }

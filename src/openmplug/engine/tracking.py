@@ -172,7 +172,7 @@ class Tracker:
             values: What was measured.
         """
         self._metrics.write({"kind": kind, "step": step, **values})
-        for name, value in values.items():
+        for name, value in _flat(values).items():
             if self._board is not None and isinstance(value, float | int):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if kind != "train" or not self.display.is_bar:
@@ -224,6 +224,14 @@ class SilentTracker(Tracker):
 
     def close(self) -> None:
         """Close nothing."""
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Name what lies inside of values by the way to it: ``sources/web/loss``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name}/{inner}": each for inner, each in _flat(value).items()} if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

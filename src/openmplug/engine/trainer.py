@@ -105,7 +105,7 @@ class Trainer:
 
         Returns:
             ``step``, ``epoch``, ``examples``, ``seconds``, ``best``, ``best_step``, ``metrics``, ``failures`` and ``stopped``: None for a
-            finished run, else the reason.
+            finished run, else the reason; of a mixture ``sources`` too: examples, failures and mean loss of each.
 
         Raises:
             DataError: If an input cannot be read, as the policy says.
@@ -209,7 +209,7 @@ class Trainer:
             also = "" if self.loop.gradient_checkpointing is True else "run.gradient_checkpointing=true or "
             raise memory_problem(batch, self.precision, self.device, setting, f"at step {place.step}", also) from error
         place.examples += sum(counts)
-        self.log.add(losses, weight)
+        self.log.add(batch, losses, weight)
 
     def _step(self) -> None:
         place = self.place
@@ -278,7 +278,7 @@ class Trainer:
         place = self.place
         place.seconds = self._seconds()
         place.seen, place.failed = self.failures.seen, self.failures.failed
-        place.window = self.log.sums()
+        place.window, place.window_sources = self.log.sums(), self.log.source_sums()
         shared = {"processes": distributed.world_size(), "batch_size_per_device": self.optim.batch_size_per_device}
         self.checkpoints.save_last({**asdict(place), "logs": self.log.sizes(), "scaler": self.scaler.state_dict(), **shared})
         self.stops.saved()
@@ -298,5 +298,6 @@ class Trainer:
             self.scaler.load_state_dict(scaler)
         self.place = Place(**state)
         self.failures.seen, self.failures.failed = self.place.seen, self.place.failed
+        self.failures.by_source = self.place.failed_by_source()
         self.display.say(f"resuming at step {self.place.step}, epoch {self.place.epoch}, batch {self.place.iteration}")
         return sizes

@@ -15,6 +15,7 @@ from openmplug import distributed
 from openmplug.batch import Batch, Failure, Losses
 from openmplug.engine.place import Place
 from openmplug.engine.recipe import LoopSettings
+from openmplug.engine.source_sums import SourceSums, Sums, added, told
 from openmplug.engine.tracking import Display, SilentTracker, Tracker, draw_curves
 
 
@@ -69,13 +70,15 @@ class TrainingLog:
         self.place = place
         main = distributed.is_main()
         self._tracker = Tracker(folder, display, place.step, sizes, loop.log_ids) if main else SilentTracker()
-        self._sums = LossSums()
+        self._sums, self._sources = LossSums(), SourceSums()
         self._sums.restart(place.window, device)
+        self._sources.restart(place.window_sources, device)
         self._clock, self._examples = time.monotonic(), place.examples
 
-    def add(self, losses: Losses, weight: float) -> None:
-        """Add the losses of a micro-batch; see ``LossSums.add``."""
+    def add(self, batch: Batch, losses: Losses, weight: float) -> None:
+        """Add the losses of a micro-batch; see ``LossSums.add`` and ``SourceSums.add``."""
         self._sums.add(losses, weight)
+        self._sources.add(batch, losses.total)
         self.place.window_count += 1
 
     def samples(self, batch: Batch) -> None:
@@ -86,9 +89,11 @@ class TrainingLog:
             self._tracker.samples({"step": place.step, "epoch": place.epoch, "iteration": place.iteration, "ids": ids})
 
     def failures(self, failures: list[Failure]) -> None:
-        """Write which inputs could not be read."""
+        """Write which inputs of all processes could not be read, and count them by source."""
+        if distributed.is_main():
+            self._sources.add_failures(failures)
         for failure in failures:
-            self._tracker.failure({"epoch": self.place.epoch, **asdict(failure)})
+            self._tracker.failure({"epoch": self.place.epoch, **{name: value for name, value in asdict(failure).items() if value}})
 
     def line(self, epochs: float, optimizer: torch.optim.Optimizer, norm: Tensor | None, seconds: float) -> dict[str, Any]:
         """Write a line about the micro-batches since the last one.
@@ -112,9 +117,13 @@ class TrainingLog:
             values["grad_norm"] = norm.item()
         values["examples_per_second"] = round((place.examples - self._examples) / max(now - self._clock, 1e-9), 2)
         values["seconds"] = round(seconds, 2)
+        if sources := self._sources.read():
+            values["sources"] = told(sources)
+            place.sources = added(place.sources, sources)
         self._tracker.log("train", place.step, values)
         self._sums.restart({}, self.device)
-        place.window, place.window_count = {}, 0
+        self._sources.restart({}, self.device)
+        place.window, place.window_sources, place.window_count = {}, {}, 0
         self._clock, self._examples = now, place.examples
         return values
 
@@ -125,6 +134,10 @@ class TrainingLog:
     def sums(self) -> dict[str, float]:
         """Return the losses since the last line, for a checkpoint."""
         return self._sums.read()
+
+    def source_sums(self) -> Sums:
+        """Return what each source gave since the last line, for a checkpoint."""
+        return self._sources.read()
 
     def sizes(self) -> dict[str, int]:
         """Return the length of each log in bytes, for a checkpoint."""
