@@ -124,5 +124,5 @@ def test_every_benchmark_is_one_of_a_reader_and_every_official_recipe_has_one() 
             without.add(config.data.reader)
         elif found.splits:
             assert all(found.split(split) for split in (*config.data.train, config.data.evaluate)), name
-    # One's own files, generated sets, parts of a data set.
-    assert without <= {"jsonl", "daquar", "lines", "class_folders", "nlvr1", "nlvr1_grounding"}
+    # One's own files and shards, generated sets, parts of a data set.
+    assert without <= {"jsonl", "daquar", "lines", "class_folders", "nlvr1", "nlvr1_grounding", "shards"}

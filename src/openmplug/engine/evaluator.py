@@ -129,7 +129,8 @@ def write_evaluation(
     write_atomic(folder / PREDICTIONS, "\n".join(lines) + "\n")
     (folder / FAILURES).unlink(missing_ok=True)  # of an earlier evaluation
     if evaluation.failures:
-        failed = [json.dumps(asdict(failure), ensure_ascii=False) for failure in evaluation.failures]
+        told = [{name: value for name, value in asdict(failure).items() if value} for failure in evaluation.failures]
+        failed = [json.dumps(one, ensure_ascii=False) for one in told]
         write_atomic(folder / FAILURES, "\n".join(failed) + "\n")
     if handed_in is not None:
         write_atomic(folder / handed_in[0], handed_in[1])
