@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -138,6 +140,18 @@ def test_columns_of_a_table_become_filters(archive: Path, matcher: Model, tmp_pa
     assert index.add([archive], workers=0).added == 2
     assert index.add([table(archive / "list.jsonl", {"image": "a.png", "year": 2030})], workers=0).replaced == 1
     assert names(index, "year > 2019") == ["a.png", "b.png", "clip.gif"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_names_and_words_that_are_no_utf8(archive: Path, matcher: Model, tmp_path: Path) -> None:
+    shutil.copy(archive / "a.png", os.fsencode(archive) + b"/\xff.png")
+    rows = [{"image": "a.png", "caption": "half \ud800", "Year": "\ud800", "year": 3}]
+    index, tally = Index.build(tmp_path / "index", [archive, table(archive / "list.jsonl", *rows)], matcher, workers=0)
+    assert (tally.added, tally.failed, tally.repeated) == (6, 1, 1)
+    assert "'?.png' is not UTF-8" in tally.failures[0]
+    index.add([archive / "list.jsonl"], workers=0)
+    assert index.search("a circle", 1, "path = 'a.png'")[0].caption == "half ?"
+    assert index.search("a circle", 1, "path = 'a.png'")[0].metadata == {"Year": "?", "year": 3}
 
 
 def test_cells_of_a_csv_are_numbers_where_all_of_a_column_are(archive: Path, matcher: Model, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from openmplug.inference.bulk.run import Tally, check_failures
 from openmplug.inference.bulk.sources import Key, state
 from openmplug.inference.model import Model
 from openmplug.inference.search.manifest import Manifest
-from openmplug.inference.search.metadata import CellNumbers, fit, kind_of, tidy
+from openmplug.inference.search.metadata import CellNumbers, fit, kind_of, tidy, writable
 from openmplug.inference.search.places import Root
 from openmplug.inference.search.reading import FileReader, Piece, ReadFile
 from openmplug.inference.search.store import Store
@@ -193,6 +193,10 @@ class Builder:
                 continue
             path, holder = inputs.sources[number].locate(row)
             name = self.root.name(path)
+            if name != writable(name):
+                failed = replace(row, failure=f"the name '{writable(name)}' is not UTF-8, so an index cannot keep it; rename the file")
+                yield _Plan((number, failed), name, "", "")
+                continue
             if name in met:
                 tally.repeated += 1
                 continue
@@ -249,7 +253,7 @@ class Builder:
         """Return the vectors and captions of pictures and clips of these files."""
         clips = [one.ndim == 4 for one in pixels]
         vectors = embed_pixels(self.model, clips, pixels.__getitem__, self.model.batch_size)
-        captions: list[str | None] = [str(file.fields["caption"]) if file.fields.get("caption") else None for file in files]
+        captions: list[str | None] = [writable(str(file.fields["caption"])) if file.fields.get("caption") else None for file in files]
         if self.manifest.captions:
             bare = [position for position, caption in enumerate(captions) if caption is None]
             written = self.model.results("caption", [(pixels[position], None) for position in bare])

@@ -23,7 +23,7 @@ OWN = (
 
 def column_name(name: str) -> str:
     """Return the name of a column in the index: dots would mean a field of a field there."""
-    name = name.strip().replace(".", "_").replace("`", "_") or "unnamed"
+    name = writable(name).strip().replace(".", "_").replace("`", "_") or "unnamed"
     return f"given_{name}" if name.lower() in OWN or name.startswith("_") else name
 
 
@@ -38,7 +38,14 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
         return str(value)  # a number this long is a name, and a float would round it
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    if isinstance(value, list | dict):
+        value = json.dumps(value, ensure_ascii=False)
+    return writable(value) if isinstance(value, str) else value
+
+
+def writable(text: str) -> str:
+    """Return a text without what UTF-8 cannot hold: halves of characters, which file names and JSON may contain."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def kind_of(value: Any) -> str:
