@@ -233,4 +233,6 @@ def partitions(rows: int) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].split(", /")[0].removeprefix("Invalid input, ").rstrip(". ") if str(error) else type(error).__name__
+    """Return what a person needs of LanceDB's message: no source line of its own, no list of columns that are not for filters."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.split(", /")[0].split(". Valid fields")[0].removeprefix("Invalid input, ").removeprefix("Schema error: ").rstrip(". ")
