@@ -187,7 +187,7 @@ def info(index: _Folder, json_output: Json = False, debug: Debug = False) -> Non
         ("model", f"{found.model}, weights {found.model_hash[:12]}"),
         ("vectors", f"of {found.vector_size}"),
         ("vector index", kind),
-        ("on disk", f"{found.size_bytes / 2**20:,.1f} MB"),
+        ("on disk", f"{found.size_bytes / 1e6:,.1f} MB" if found.size_bytes >= 1e6 else f"{found.size_bytes / 1e3:,.0f} kB"),
     ]
     screen.table(str(index), ["what", "value"], rows)
 

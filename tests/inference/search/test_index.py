@@ -18,6 +18,7 @@ from PIL import Image
 from inference.bulk.making import shard, table
 from inference.search.conftest import colours
 from openmplug.errors import DataError, ModelError, UsageError
+from openmplug.inference.abilities import text_tokens
 from openmplug.inference.loading import load
 from openmplug.inference.model import Model
 from openmplug.inference.search import index as front_door
@@ -186,17 +187,22 @@ def test_shards_of_pictures_and_videos(archive: Path, matcher: Model, tmp_path: 
 
 def test_reranking_is_that_of_the_evaluation(index: Index, archive: Path, matcher: Model) -> None:
     text = "how many green squares"
-    pictures = index.search(text, k=3, where="kind = 'picture'", rerank=5)
-    logits = []
-    for hit in pictures:
-        match = matcher.match(archive / hit.name, text)
-        assert match.probability is not None
-        assert hit.similarity == pytest.approx(match.similarity, abs=1e-4)
-        logits.append(match.probability)
-    every = [matcher.match(archive / name, text).probability for name in NAMES - {"clip.gif"}]
-    assert len(pictures) == 3
-    assert [hit.score for hit in pictures] == sorted((hit.score for hit in pictures), reverse=True)
-    assert len(set(logits)) == 3 and set(logits) <= set(every)
+    pictures = index.search(text, k=5, where="kind = 'picture'", rerank=5)
+    expected = {}
+    for name in NAMES - {"clip.gif"}:
+        pixels, words = matcher.visuals.read(archive / name)[None], text_tokens(matcher, [text])
+        with matcher.computing():
+            network = matcher.network
+            fused = network.fuse(network.encode_images(pixels), network.encode_text(words.ids, words.mask), words.mask)
+            expected[name] = float(network.matching(fused.text)[0, 1])
+        assert {hit.name: hit.similarity for hit in pictures}[name] == pytest.approx(
+            matcher.match(archive / name, text).similarity, abs=1e-4
+        )
+    assert [hit.name for hit in pictures] == sorted(expected, key=expected.__getitem__, reverse=True)
+    assert {hit.name: hit.score for hit in pictures} == pytest.approx(expected, abs=1e-4)
+    assert [hit.matching for hit in pictures] == [hit.score for hit in pictures]
+    similar = index.search(text, k=5, where="kind = 'picture'")
+    assert [hit.name for hit in index.search(text, k=5, where="kind = 'picture'", rerank=2)[2:]] == [hit.name for hit in similar[2:]]
     # With videos among them the similarity is added.
     mixed = {(hit.name, hit.start_seconds): hit for hit in index.search(text, k=7, rerank=7)}
     for hit in pictures:
