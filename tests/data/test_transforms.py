@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import ValidationError
 
+from openmplug.data.crops import resize_fast
+from openmplug.data.images import decode_image
 from openmplug.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, EvalTransform, ImageSettings, RandAugment, TrainTransform, crop_box
+from openmplug.errors import DataError
 
 
 @pytest.fixture
@@ -124,3 +129,74 @@ def test_colour_operations_can_be_left_out() -> None:
 def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ImageSettings(**wrong)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- fast
+
+
+def jpeg(image: Image.Image, turned: int = 1) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = turned
+    image.save(buffer, "JPEG", quality=95, exif=exif)
+    return buffer.getvalue()
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Draw red that grows to the right, green that grows downward, blue that is everywhere the same."""
+    across, down = np.linspace(0, 255, width)[None, :], np.linspace(0, 255, height)[:, None]
+    return Image.fromarray(np.stack(np.broadcast_arrays(across, down, 99.0), axis=2).astype(np.uint8))
+
+
+def test_reading_bytes_is_decoding_and_transforming(photo: Image.Image) -> None:
+    data = jpeg(photo)
+    transform = TrainTransform(ImageSettings(size=24))
+    for seed in range(4):
+        assert torch.equal(transform.read(data, "x", random.Random(seed)), transform(decode_image(data, "x"), random.Random(seed)))
+
+
+def test_fast_differs_in_last_bits_where_nothing_is_reduced(photo: Image.Image) -> None:
+    settings = ImageSettings(size=60, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), randaugment_ops=0)
+    plain, fast = TrainTransform(settings), TrainTransform(settings.model_copy(update={"fast": True}))
+    for seed in range(20):  # no crop of 120 x 90 is twice the square
+        difference = 255 * (plain.read(jpeg(photo), "x", random.Random(seed)) - fast.read(jpeg(photo), "x", random.Random(seed))).abs()
+        assert difference.max() < 2.5 and (difference > 0.5).float().mean() < 0.02
+        assert torch.equal(fast(photo, random.Random(seed)), fast(photo, random.Random(seed)))
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_fast_reduces_large_pictures_and_cuts_the_same_whichever_way_they_lie(turned: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ImageSettings(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), randaugment_ops=0)
+    plain, fast = TrainTransform(settings), TrainTransform(settings.model_copy(update={"fast": True}))
+    data, sizes, draft = jpeg(scene(321, 211), turned), [], JpegImageFile.draft
+
+    def noted(image: JpegImageFile, mode: str | None, size: tuple[int, int] | None) -> object:
+        result = draft(image, mode, size)
+        sizes.append(image.size)
+        return result
+
+    monkeypatch.setattr(JpegImageFile, "draft", noted)
+    for seed in range(6):
+        difference = 255 * (plain.read(data, "x", random.Random(seed)) - fast.read(data, "x", random.Random(seed))).abs()
+        # A crop is rounded to pixels of what is decoded, half of a pixel of the square at most: that is 4 of 255 over 32 px.
+        assert difference.mean() < 3 and difference.max() < 8
+    assert sizes and set(sizes) <= {(161, 106), (81, 53), (41, 27)}
+
+
+def test_fast_reads_what_no_decoder_reduces_and_says_what_is_damaged(photo: Image.Image) -> None:
+    fast = TrainTransform(ImageSettings(size=8, fast=True))
+    buffer = io.BytesIO()
+    photo.convert("RGBA").save(buffer, "PNG")
+    assert fast.read(buffer.getvalue(), "x", random.Random(0)).shape == (3, 8, 8)
+    with pytest.raises(DataError, match="image 'x' is truncated or damaged"):
+        fast.read(jpeg(scene(321, 211))[:-2000], "x", random.Random(0))
+
+
+def test_clips_are_resized_fast_too() -> None:
+    frames = np.stack([np.asarray(scene(90, 60)), np.asarray(scene(90, 60).transpose(Image.Transpose.FLIP_TOP_BOTTOM))])
+    for view in (frames, frames[:, :, ::-1], frames[:, 5:50, 3:80]):
+        view.flags.writeable = False
+        plain = np.stack(
+            [np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BICUBIC)) for frame in np.ascontiguousarray(view)]
+        )
+        assert np.abs(resize_fast(view, 32).astype(int) - plain).max() <= 2
+    assert resize_fast(frames[:, :32, :32], 32).shape == (2, 32, 32, 3)

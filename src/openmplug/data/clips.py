@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from openmplug.config import Settings, validate
+from openmplug.data.crops import resize_fast
 from openmplug.data.frames import Sampling, chooser
 from openmplug.data.transforms import ImageSettings, Normalise, RandAugment, crop_box
 from openmplug.data.video import Frames, Video
@@ -125,7 +126,8 @@ class TrainClip:
         frames = video.read(chooser(settings.train_sampling)(settings.frames, len(video), rng))
         height, width = frames.shape[1:3]
         left, top, right, bottom = crop_box((width, height), settings.crop_scale, settings.crop_ratio, rng)
-        frames = resize_bicubic(frames[:, top:bottom, left:right], self.image.size)
+        resize = resize_fast if self.image.fast else resize_bicubic
+        frames = resize(frames[:, top:bottom, left:right], self.image.size)
         if rng.random() < settings.flip:
             frames = frames[:, :, ::-1]
         drawn = self._augment.draw(rng)

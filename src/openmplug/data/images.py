@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +40,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 # What PIL's decoders raise on damaged data.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, prepare: Callable[[Image.Image], None] | None = None) -> Image.Image:
     """Decode one picture to upright RGB.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is cut to its upper 8 bits, and of an animation the
@@ -54,6 +56,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         name: What to call the picture in an error.
         max_pixels: Largest width x height; it is read from the header, before anything is decoded. PIL's own limit
             (178,956,970) holds above it.
+        prepare: Called with the picture before its pixels are decoded; it may ask for fewer of them (``crops.decode_crop``).
 
     Returns:
         An RGB picture, fully loaded.
@@ -79,6 +82,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
     if width * height > max_pixels:
         raise TooLarge(f"image '{name}' has too many pixels: {width:,} x {height:,}, expected at most {max_pixels:,}; resize it first")
     try:
+        if prepare is not None:
+            prepare(image)
         image.load()
         return to_rgb(_turn_upright(image))
     except DECODER_ERRORS as error:
@@ -90,12 +95,22 @@ def one_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _turning(image: Image.Image) -> Image.Transpose | None:
     orientation = None
     with contextlib.suppress(*DECODER_ERRORS):  # a broken EXIF block says nothing about the pixels
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    method = _turning(image)
     return image if method is None else image.transpose(method)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height that a picture has once it stands upright, px; nothing is decoded."""
+    width, height = image.size
+    return (height, width) if _turning(image) in _ON_ITS_SIDE else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -25,6 +25,7 @@ from openmplug.data.clips import ClipTransform
 from openmplug.data.images import ImageSource
 from openmplug.data.mixing import MixtureSampler, permutation
 from openmplug.data.sources import MixedExamples
+from openmplug.data.transforms import TrainTransform
 from openmplug.data.video import open_clip
 from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
 
@@ -113,7 +114,10 @@ class ImageTextDataset(Dataset[Item]):
         pixels = []
         for name in sample.pictures:
             try:
-                pixels.append(self.transform(self.images.open(name), rng))
+                if isinstance(self.transform, TrainTransform):  # it decodes no more than it needs
+                    pixels.append(self.transform.read(self.images.read(name), name, rng))
+                else:
+                    pixels.append(self.transform(self.images.open(name), rng))
             except DataError as error:
                 return Item(sample, failure=Failure(sample.id, name, str(error), sample.source))
         return Item(sample, pixels[0], further_pixels=tuple(pixels[1:]))

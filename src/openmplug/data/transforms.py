@@ -20,6 +20,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from openmplug.config import Settings
+from openmplug.data.crops import decode_crop, resize_fast
+from openmplug.data.images import decode_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -43,6 +45,9 @@ class ImageSettings(Settings):
         colour_ops: False leaves out AutoContrast, Equalize and Brightness, for tasks that ask for colours.
         grayscale: Probability that a training picture loses its colours. A tower trained from scratch on questions about colours
             learns nothing else unless it sometimes has to.
+        fast: Train on pictures that are decoded at a half, quarter or eighth of their size where the crop has the pixels to spare (JPEG),
+            and resized by torch, clips too: other last bits, and where a JPEG is reduced a slightly other sharpness, in less time. What is
+            cut, flipped and drawn stays the same; evaluation is never touched.
         mean: Per channel (red, green, blue), of values 0 to 1.
         std: Per channel, likewise.
     """
@@ -55,6 +60,7 @@ class ImageSettings(Settings):
     randaugment_magnitude: float = Field(7, ge=0, le=10)
     colour_ops: bool = True
     grayscale: float = Field(0.0, ge=0, le=1)
+    fast: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[_Positive, _Positive, _Positive] = CLIP_STD
 
@@ -109,9 +115,23 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Tensor:
         """Transform one RGB picture to (3, size, size) float32."""
+        return self._vary(image.crop(self._draw(image.size, rng)), rng)
+
+    def read(self, data: bytes, name: str, rng: random.Random) -> Tensor:
+        """Decode and transform one picture to (3, size, size) float32; see ``decode_image`` for arguments and errors."""
+        if not self.settings.fast:
+            return self(decode_image(data, name), rng)
+        return self._vary(decode_crop(data, name, lambda size: self._draw(size, rng), self.settings.size), rng)
+
+    def _draw(self, size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
+        return crop_box(size, self.settings.crop_scale, self.settings.crop_ratio, rng)
+
+    def _vary(self, crop: Image.Image, rng: random.Random) -> Tensor:
         settings = self.settings
-        box = crop_box(image.size, settings.crop_scale, settings.crop_ratio, rng)
-        image = image.crop(box).resize((settings.size, settings.size), Image.Resampling.BICUBIC)
+        if settings.fast:
+            image = Image.fromarray(resize_fast(np.array(crop)[None], settings.size)[0])
+        else:
+            image = crop.resize((settings.size, settings.size), Image.Resampling.BICUBIC)
         if rng.random() < settings.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if settings.grayscale > 0 and rng.random() < settings.grayscale:
