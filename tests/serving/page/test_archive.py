@@ -53,7 +53,7 @@ def test_what_is_found_is_what_the_index_finds(index: Path, shelf: list[Shelved]
     assert alike[0].name == "00005.png" and alike[0].similarity == pytest.approx(1, abs=1e-3)
     shown = tiles(found)
     assert len(shown) == 9 and {picture.mode for picture, _ in shown} == {"RGB"}
-    assert [label for _, label in shown if label.startswith("clip.gif")][0].startswith("clip.gif, 0:00 to 0:0")
+    assert next(label for _, label in shown if label.startswith("clip.gif")).startswith("clip.gif, 0:00 to 0:0")
 
 
 def test_what_cannot_be_searched_is_said(index: Path, shelf: list[Shelved], calls: Calls, tmp_path: Path) -> None:
