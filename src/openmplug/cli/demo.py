@@ -33,6 +33,7 @@ def demo(
     require_gradio()
     from openmplug.serving.page.shelf import fill
 
+    screen.note("Loading the models.")
     shelf = fill(model or [], device, dtype, batch_size)
     archive = None
     if index is not None:

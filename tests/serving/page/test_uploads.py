@@ -78,6 +78,8 @@ def test_limits_of_bytes_and_seconds(shelf: list[Shelved], tmp_path: Path, pictu
         read_upload(None, shelf[0].model, LIMITS)
     with pytest.raises(DataError, match=r"'photo\.png' has 0\.0 MB; at most 0 are taken"):
         read_upload(str(picture), shelf[0].model, replace(LIMITS, megabytes=0))
+    with pytest.raises(DataError, match=r"'gone\.png' is no longer here: .* choose it again"):
+        read_upload(str(tmp_path / "gone.png"), shelf[0].model, LIMITS)
     clip = write_video(tmp_path / "clip.mp4", 60)
     with pytest.raises(DataError, match=r"'clip\.mp4' is too long: 2 seconds, expected at most 1"):
         read_upload(str(clip), shelf[0].model, replace(LIMITS, video_seconds=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -17,6 +17,10 @@ from openmplug.serving.page.searching import search_tab
 from openmplug.serving.page.style import TITLE
 from openmplug.serving.page.tabs import ask_tab, caption_tab, find_tab, match_tab, on, picture_box, told
 
+Filled: TypeAlias = "tuple[gr.Textbox, str]"
+"""A place to type, and the field of ``Example`` that fills it."""
+
+FIELDS = {"vqa": "question", "grounding": "phrase", "retrieval": "sentence"}
 _CLICKED = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
   if (button) trigger('click', {number: Number(button.dataset.number)});
@@ -67,30 +71,32 @@ def build_page(calls: Calls, examples: Sequence[Example], archive: Archive | Non
                 facts = gr.HTML("", elem_id="facts")
                 tray = gr.HTML(shown.tray(examples), js_on_load=_CLICKED, elem_id="examples")
             with gr.Column(scale=5, min_width=280), gr.Tabs(overflow_behavior="wrap"):
-                texts = _tabs(calls, upload, archive)
+                filled = _tabs(calls, upload, archive)
         with gr.Accordion("What these models can and cannot do", open=False, elem_id="about"):
             for one in calls.shelf:
                 gr.Markdown(one.description())
-        _wire(calls, examples, upload, tray, seen, facts, texts)
+        _wire(calls, examples, upload, tray, seen, facts, filled)
     return page
 
 
-def _tabs(calls: Calls, upload: gr.File, archive: Archive | None) -> dict[str, gr.Textbox]:
-    """Make the tabs of what the models can do; returns the boxes that examples fill, by the field of ``Example``."""
-    texts = {}
+def _tabs(calls: Calls, upload: gr.File, archive: Archive | None) -> list[Filled]:
+    """Make the tabs of what the models can do; returns what an example fills in."""
+    filled: list[Filled] = []
     if calls.able("vqa"):
-        texts["question"] = ask_tab(calls, upload)
+        filled.append((ask_tab(calls, upload), "question"))
     if calls.able("caption"):
         caption_tab(calls, upload)
     if calls.able("grounding"):
-        texts["phrase"] = find_tab(calls, upload)
+        filled.append((find_tab(calls, upload), "phrase"))
     if calls.able("retrieval"):
-        texts["sentence"] = match_tab(calls, upload)
+        filled.append((match_tab(calls, upload), "sentence"))
     if archive is not None:
-        search_tab(archive, upload)
-    if shared_verbs(calls):
-        compare_tab(calls, upload)
-    return texts
+        filled.append((search_tab(archive, upload), "sentence"))
+    shared = shared_verbs(calls)
+    if shared:
+        box = compare_tab(calls, upload)
+        filled += [(box, FIELDS[shared[0]])] if shared[0] in FIELDS else []
+    return filled
 
 
 def _wire(
@@ -100,7 +106,7 @@ def _wire(
     tray: gr.HTML,
     seen: gr.Image,
     facts: gr.HTML,
-    texts: dict[str, gr.Textbox],
+    filled: Sequence[Filled],
 ) -> None:
     """Join upload, preview and examples."""
 
@@ -111,13 +117,13 @@ def _wire(
         read = calls.read(path)
         return [shown.facts(read), gr.update(value=shown.preview(read), visible=True)]
 
-    @told(1 + len(texts))
+    @told(1 + len(filled))
     def take(event: gr.EventData) -> list[str]:
         number = event._data.get("number") if isinstance(event._data, dict) else None
         if not isinstance(number, int) or not 0 <= number < len(examples):
             raise UsageError(f"there is no example {number!r}")
         one = examples[number]
-        return [str(one.path), *(getattr(one, field) for field in texts)]
+        return [str(one.path), *(getattr(one, field) for _, field in filled)]
 
     on([upload.change], show, [upload], [facts, seen], scroll=False)
-    on([tray.click], take, [], [upload, *texts.values()], scroll=False, show_progress="hidden")
+    on([tray.click], take, [], [upload, *(box for box, _ in filled)], scroll=False, show_progress="hidden")

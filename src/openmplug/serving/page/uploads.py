@@ -83,7 +83,10 @@ def read_upload(path: str | None, model: Model, limits: UploadLimits) -> Upload:
     if not path:
         raise DataError("there is no picture yet; choose one above, or take an example")
     place = Path(path)
-    size = place.stat().st_size
+    try:
+        size = place.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"'{place.name}' is no longer here: uploads are kept for an hour; choose it again") from None
     if size > limits.megabytes * MIB:
         raise TooLarge(f"'{place.name}' has {size / MIB:.1f} MB; at most {limits.megabytes} are taken; make it smaller")
     bounds = VideoLimits(limits.pixels, seconds=limits.video_seconds, work_seconds=limits.video_work_seconds)
