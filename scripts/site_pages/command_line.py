@@ -62,6 +62,8 @@ def _section(path: tuple[str, ...], command: Any) -> str:
 
 def _short(name: str) -> str:
     """Return an option as ``--help`` names it, its kind of value in one word: ``--workers N`` for ``--workers <int range>``."""
+    if not name.startswith("-"):
+        return name.split(" <")[0]
     for kind, letter in (
         ("<int range>", "N"),
         ("<int>", "N"),

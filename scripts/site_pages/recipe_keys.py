@@ -51,11 +51,18 @@ def _section(title: str, model: Any, prefix: str, marks: str = "##") -> str:
 def _table(model: Any, prefix: str, leave_out: set[str] | None = None) -> str:
     said = described(model)
     rows = [
-        [code(f"{prefix}{name}"), code(_kind(field.annotation, field.metadata)), code(_default(field)), cell(said.get(name, ""))]
+        [code(f"{prefix}{name}"), f"{cell(said.get(name, ''))}<br><small>{_value(field)}</small>".removeprefix("<br>")]
         for name, field in model.model_fields.items()
         if name not in (leave_out or set())
     ]
-    return table(("key", "value", "default", "means"), rows)
+    return table(("key", "means"), rows)
+
+
+def _value(field: Any) -> str:
+    """Return what a key takes and what it is where nothing is said."""
+    default = _default(field)
+    said = "required" if field.is_required() else f"default {code(default)}" if default else ""
+    return "; ".join(filter(None, (cell(_kind(field.annotation, field.metadata)).replace("<", "&lt;"), said)))
 
 
 def described(model: type) -> dict[str, str]:
@@ -118,7 +125,7 @@ def _default(field: Any) -> str:
     from openmplug.config import Settings
 
     if field.is_required():
-        return "required"
+        return ""
     value = field.get_default(call_default_factory=True)
     if value is None or isinstance(value, Settings):
         return ""

@@ -31,14 +31,9 @@ def measured() -> str:
     from openmplug.engine.results import read_results
 
     results, _ = read_results(RESULTS)
-    rows = [
-        [
-            code(each.recipe),
-            f"{cell(each.metric)} {each.value:.4g}",
-            "; ".join(f"{cell(c.name)} {c.value:.4g}" for c in each.controls),
-            f"{each.split}, {each.count:,} {cell(each.unit)}",
-            code(each.model_hash[:8]),
-        ]
-        for each in results.values()
-    ]
+    rows = []
+    for each in results.values():
+        controls = "; ".join(f"{cell(control.name)} {control.value:.4g}" for control in each.controls)
+        split = f"{each.split}, {each.count:,} {cell(each.unit)}"
+        rows.append([code(each.recipe), f"{cell(each.metric)} {each.value:.4g}", controls, split, code(each.model_hash[:8])])
     return table(("recipe", "score", "control", "measured on", "weights (SHA-256)"), sorted(rows))
