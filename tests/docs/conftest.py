@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -50,7 +49,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, example_folder: Path) -> Path
         _write_shard(root / "shards" / f"{number:06}.tar", (root / "a.jpg").read_bytes())
     for name in DOES_ALL:
         (root / name).parent.mkdir(exist_ok=True)
-        shutil.copytree(example_folder, root / name)
+        (root / name).symlink_to(example_folder)
     for name, settings in CLASSIFIERS.items():
         _write_classifier(root / name, settings)
     return root
@@ -100,5 +99,6 @@ def _write_classifier(folder: Path, settings: dict[str, Any]) -> None:
         "settings": task.settings.model_dump(mode="json"),
         "image": ImageSettings(size=config.image_size).model_dump(mode="json"),
     }
+    folder.mkdir()
     save_weights(folder, task.model.state_dict(), content)
     tokenizer.save(folder)

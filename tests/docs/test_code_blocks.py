@@ -7,12 +7,12 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from documents import CHECKED, NOT_EXECUTED, NOT_OURS, PAGES, PARSED_ONLY, REPOSITORY, STAND_INS, Block, Command, blocks, commands
 
@@ -43,13 +43,19 @@ def test_commands_are_found() -> None:
     assert {command.words[0] for command in COMMANDS} >= set(CHECKED)
 
 
-def lead(arguments: list[str]) -> tuple[list[str], Any, list[str]]:
-    """Follow the verbs: return them, the command they lead to, and the other arguments."""
+@cache
+def root() -> Any:
+    """Return the command that all verbs hang on."""
     import typer
 
     from openmplug.cli.app import app
 
-    command: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def lead(arguments: list[str]) -> tuple[list[str], Any, list[str]]:
+    """Follow the verbs: return them, the command they lead to, and the other arguments."""
+    command = root()
     verbs: list[str] = []
     while arguments and hasattr(command, "commands") and not arguments[0].startswith("-"):
         assert arguments[0] in command.commands, f"no command '{' '.join([*verbs, arguments[0]])}'"
@@ -59,7 +65,7 @@ def lead(arguments: list[str]) -> tuple[list[str], Any, list[str]]:
 
 
 @pytest.mark.parametrize("command", cases(OPENMPLUG))
-def test_command_line(command: Command, at_desk: Path) -> None:
+def test_command_line(command: Command, at_desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every verb, option and value parses; recipes exist and take their settings; what has a dry run does it."""
     arguments = command.openmplug()
     assert arguments is not None
@@ -77,10 +83,9 @@ def test_command_line(command: Command, at_desk: Path) -> None:
     if verbs[0] in ("train", "evaluate") or verbs in (["data", "check"], ["recipes", "show"]):
         check_recipe(rest)
     if any("--dry-run" in parameter.opts for parameter in parsed.params) and " ".join(verbs) not in PARSED_ONLY:
-        from openmplug.cli.app import app
-
-        outcome = CliRunner().invoke(app, [*verbs, *rest, "--dry-run"])
-        assert outcome.exit_code == 0, outcome.stderr
+        with pytest.raises(SystemExit) as ended:
+            root().main([*verbs, *rest, "--dry-run"])
+        assert ended.value.code == 0, capsys.readouterr().err
 
 
 def check_recipe(rest: list[str]) -> None:
@@ -92,13 +97,8 @@ def check_recipe(rest: list[str]) -> None:
 
 def test_exceptions_are_needed() -> None:
     """A line of a table that no page needs any more is taken out."""
-    import typer
-
-    from openmplug.cli.app import app
-
-    root: Any = typer.main.get_command(app)
     for verbs in PARSED_ONLY:
-        command = root
+        command = root()
         for verb in verbs.split():
             command = command.commands[verb]
         assert any("--dry-run" in parameter.opts for parameter in command.params), verbs
@@ -135,6 +135,7 @@ def test_other_programs(command: Command) -> None:
 # --------------------------------------------------------------------------------------------------------------- words in the text
 
 
+@cache
 def spans() -> list[tuple[str, str]]:
     """Return code that stands in sentences and tables, with its page."""
     found = []
@@ -157,6 +158,7 @@ def test_commands_in_sentences(page: Path) -> None:
     assert wrong == []
 
 
+@cache
 def known_keys() -> set[str]:
     """Return every key a recipe may have."""
     from openmplug.config import Settings

@@ -79,7 +79,7 @@ Some words.
 | `vqa/easy_vqa_mplug_tiny` | dev, 4,833 questions | 95.9 (F1 93.21, kind) | 55.4 (F1 60) |
 | of these, yes or no | | 97 | 50 |
 
-```
+```bash
 train
 evaluate
 ```
@@ -92,7 +92,7 @@ evaluate
 | many | 1,234 |
 | none | |
 
-```
+```bash
 bench
 ```
 """

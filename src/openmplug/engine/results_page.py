@@ -51,7 +51,7 @@ def render(folder: Path) -> str:
                 unused.discard(words)
             else:
                 found = [_find(tabled, words, where)] if words else by_section.get(name, [])
-                lines += ["```", *dict.fromkeys(command for one in found for command in one.commands), "```"]
+                lines += ["```bash", *dict.fromkeys(command for one in found for command in one.commands), "```"]
         text.append("\n".join(lines))
     lost = [f"{stem}.json" for stem, result in measured.items() if result.section not in shown] + [
         f"{stem}.json" for stem in sorted(unused)
