@@ -47,6 +47,17 @@ def test_training_splits_are_joined(root: Path) -> None:
     assert join_splits([extra]) is extra
 
 
+def test_splits_in_folders_are_joined(root: Path, tmp_path: Path) -> None:
+    """A split may lie in a folder of its own, and one's name may be the beginning of another's."""
+    for name in ("photos/train", "photos/train/more", "clips/train"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text('{"image": "0.png", "question": "what?", "answer": "a"}\n', encoding="utf-8")
+        (tmp_path / f"{name}_images").mkdir(parents=True)
+        (tmp_path / f"{name}_images" / "0.png").write_bytes(name.encode())
+    both = read_training(DataSettings(root=tmp_path, train=["photos/train", "photos/train/more", "clips/train"]))
+    assert [both.images.read(str(sample.image)).decode() for sample in both.samples] == ["photos/train", "photos/train/more", "clips/train"]
+
+
 def test_shuffled_images_are_a_fixed_derangement(root: Path) -> None:
     plain, shuffled = (read_split(DataSettings(root=root, shuffle_images=flag), "train").samples for flag in (False, True))
     moved = {(before.image, after.image) for before, after in zip(plain, shuffled, strict=True)}

@@ -13,6 +13,7 @@ import openmplug
 from openmplug.engine.recipe import check_recipe
 from openmplug.engine.run import evaluate, train
 from openmplug.errors import ModelError, UsageError
+from openmplug.inference.model import Model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 MODEL = {
@@ -119,6 +120,25 @@ def test_python_takes_a_pretrained_model_for_whatever_its_parts_allow(root: Path
     assert model.match(picture, "a red picture").probability > 0
     assert model.answer(picture, "what colour is this?", candidates=["red", "blue"]).text in ("red", "blue")
     assert isinstance(model.caption(picture, min_length=1, max_length=4).text, str)
+
+
+def test_captions_are_asked_for_as_pretraining_asked(root: Path, pretrained: Path, tmp_path: Path) -> None:
+    """A model that learned to describe when asked is asked, also after it was saved; the folder's own words come first."""
+    model = openmplug.load(pretrained, device="cpu")
+    assert model.task_for("caption").settings.model_dump()["instruction"] == "what does the {kind} describe?"
+    picture = Image.open(root / "images" / "0.png")
+    short = {"min_length": 1, "max_length": 4}
+    said = model.caption(picture, **short)
+    plain = dict(model.config)
+    del plain["defaults"]
+    unasked = Model(model.network, model.tokenizer, plain, model.device, model.precision).caption(picture, **short)
+    assert said.score != unasked.score
+    model.config["defaults"]["caption"]["min_length"] = 2
+    model.save_pretrained(tmp_path / "saved")
+    again = openmplug.load(tmp_path / "saved", device="cpu")
+    settings = again.task_for("caption").settings.model_dump()
+    assert (settings["instruction"], settings["min_length"]) == ("what does the {kind} describe?", 2)
+    assert again.caption(picture, max_length=4).score == pytest.approx(model.caption(picture, min_length=2, max_length=4).score)
 
 
 def test_it_resumes_bit_for_bit(root: Path, tmp_path: Path) -> None:

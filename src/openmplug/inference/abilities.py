@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from openmplug.errors import DataError
 from openmplug.inference.pictures import read_image
 from openmplug.inference.results import Box
 from openmplug.inference.visuals import VisualInput, by_kind, is_clip
+from openmplug.tasks import PRETRAINING
 from openmplug.tasks.decoding import stack_images
 from openmplug.tasks.grounding import BoxWords, GroundingSettings, locate
 from openmplug.tasks.retrieval import RetrievalSettings
@@ -97,6 +98,20 @@ def embed_batch(model: Model, pixels: Tensor) -> Tensor:
     """Embed a batch of pictures (B, 3, size, size) or clips (B, F, 3, size, size) to (B, E) float32 on the CPU."""
     with model.computing():
         return encode_visuals(model, pixels.to(model.device))[1].float().cpu()
+
+
+def call_defaults(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return by task what its calls take where nothing else is said, of a model that was trained for another task or for none.
+
+    A folder's ``config.json`` may say it under ``defaults``. Who learned in pre-training to describe when asked is asked the same.
+
+    Args:
+        content: The model's ``config.json``.
+    """
+    learned = content["settings"] if content["task"] == PRETRAINING else {}
+    asked = {"caption": {"instruction": learned["instructions"][0]}} if learned.get("instruction") else {}
+    said = content.get("defaults", {})
+    return {task: {**asked.get(task, {}), **said.get(task, {})} for task in {*asked, *said}}
 
 
 def encode_visuals(model: Model, pixels: Tensor) -> tuple[Tensor, Tensor]:

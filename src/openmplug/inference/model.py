@@ -28,7 +28,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
-from openmplug.inference.abilities import box_transform, embed_images, embed_texts, ground
+from openmplug.inference.abilities import box_transform, call_defaults, embed_images, embed_texts, ground
 from openmplug.inference.classifying import classifier, classify, labels
 from openmplug.inference.explain.explanation import Explanation
 from openmplug.inference.explain.front import Asked, explain
@@ -110,6 +110,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         self.tokenizer = tokenizer
         # Pre-training is for no task in particular.
         self.config = {**content, **({"task": None, "settings": {}} if content["task"] == PRETRAINING else {})}
+        if defaults := call_defaults(content):
+            self.config["defaults"] = defaults
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
@@ -145,7 +147,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
         changes = {key: value for key, value in changes.items() if value is not None}
         key = (name, json.dumps(changes, sort_keys=True))
         if key not in self._tasks:
-            own = self.config["settings"] if self.name in (None, name) else {}
+            own = {**self.config.get("defaults", {}).get(name, {}), **(self.config["settings"] if self.name in (None, name) else {})}
             made = task_around(name, self.network, self.tokenizer, {**own, **changes}).eval()
             if len(self._tasks) >= 32:  # candidates differ from call to call
                 self._tasks.clear()

@@ -24,7 +24,7 @@ from openmplug.models.generation import Hypothesis
 from openmplug.models.network import Network
 from openmplug.objectives.language import IGNORE, text_labels
 from openmplug.tasks.base import Collator, Task
-from openmplug.tasks.decoding import check_generation, generate, memory_of_rows, stack_images, target_log_probs
+from openmplug.tasks.decoding import ask_about, check_generation, generate, memory_of_rows, stack_images, target_log_probs
 from openmplug.tasks.marks import Marks
 from openmplug.tasks.self_critical import CiderReward, self_critical_loss
 
@@ -38,7 +38,8 @@ class CaptionSettings(Settings):
         generate_from: ``prompt`` gives the decoder the prompt (mPLUG's scripts), ``start`` lets it write from the beginning and keeps what
             stands behind the prompt, if it wrote it (mPLUG-2's scripts).
         instruction: What is asked of every picture, through the text encoder: the decoder then attends to the instruction as well, fused
-            with the picture, as in mPLUG-2's first figure and in pre-training. Empty: vision tokens alone, the released scripts' way.
+            with the picture, as in mPLUG-2's first figure and in pre-training; ``{kind}`` becomes "image" or "video". Empty: vision tokens
+            alone, the released scripts' way.
         num_beams: Beams of the search.
         min_length: Fewest new tokens.
         max_length: Most new tokens.
@@ -134,18 +135,19 @@ class CaptioningTask(Task):
         return not self.settings.self_critical
 
     def _memory(self, images: Tensor) -> DecoderMemory:
-        asked = self.asked(len(images))
+        asked = self.asked(images)
         if asked is None:
             return self.model.caption_memory(images)
         asked = asked.to(images.device)
         return self.model.answer_memory(images, asked.ids, asked.mask)
 
-    def asked(self, rows: int) -> Tokens | None:
-        """Return the instruction's tokens, once for each of so many pictures; None where there is none."""
+    def asked(self, images: Tensor) -> Tokens | None:
+        """Return the instruction's tokens for each of these pictures (B, C, H, W) or clips (B, F, C, H, W); None where there is none."""
         if not self.settings.instruction:
             return None
-        asked = self.tokenizer([self.settings.instruction], max_length=self.model.config.max_positions)
-        return Tokens(asked.ids.expand(rows, -1), asked.mask.expand(rows, -1))
+        words = ask_about(self.settings.instruction, images.ndim == 5)
+        asked = self.tokenizer([words], max_length=self.model.config.max_positions)
+        return Tokens(asked.ids.expand(len(images), -1), asked.mask.expand(len(images), -1))
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Make one example of every ``captions_per_example`` captions of a picture; of all where the model's own are rewarded."""

@@ -37,6 +37,11 @@ def stack_images(items: Sequence[Item]) -> Tensor:
     return torch.stack(pixels)
 
 
+def ask_about(instruction: str, clips: bool) -> str:
+    """Put what is asked about into an instruction: ``{kind}`` becomes "video" or "image"."""
+    return instruction.replace("{kind}", "video" if clips else "image")
+
+
 def grouped_by_image(samples: Sequence[Sample], most: int) -> list[Sample]:
     """Make one example of up to ``most`` records about a picture, in order of the pictures' first appearance."""
     if most == 1:

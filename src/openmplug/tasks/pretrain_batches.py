@@ -11,7 +11,7 @@ from openmplug.data.sources import asks
 from openmplug.data.text import clean_caption
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import DataError
-from openmplug.tasks.decoding import stack_images
+from openmplug.tasks.decoding import ask_about, stack_images
 from openmplug.tasks.vqa import VQACollator
 
 
@@ -47,7 +47,7 @@ class PretrainCollator:
             raise DataError("records with and without pictures cannot share a batch; put them into different sources")
         if not any(pictured):
             return Batch(samples, text=self.tokenizer(texts, max_length=self.words_length))
-        asked = [text.replace("{kind}", "video" if samples[0].clip else "image") for text in self.instructions]
+        asked = [ask_about(text, samples[0].clip) for text in self.instructions]
         return Batch(
             samples,
             images=stack_images(items),

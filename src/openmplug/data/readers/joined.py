@@ -37,7 +37,11 @@ def join_splits(splits: Sequence[Split]) -> Split:
 
 
 class JoinedImages(ImageSource):
-    """Several sources behind one: the name's part before the first slash chooses."""
+    """Several sources behind one: the name's first part, a key and a slash, chooses.
+
+    Args:
+        sources: Key -> source. A key may have slashes itself, as the splits ``photos/train`` and ``clips/train`` do.
+    """
 
     def __init__(self, sources: Mapping[str, ImageSource]) -> None:
         self.sources = dict(sources)
@@ -45,26 +49,35 @@ class JoinedImages(ImageSource):
 
     def names(self) -> list[str]:
         """List all pictures, prefixed."""
-        return sorted(f"{prefix}/{name}" for prefix, source in self.sources.items() for name in source.names())
+        return sorted(f"{key}/{name}" for key, source in self.sources.items() for name in source.names())
 
     def read(self, name: str) -> bytes:
         """Return one picture's bytes."""
-        prefix, _, rest = name.partition("/")
-        if prefix not in self.sources:
+        key, rest = self._place(name)
+        if key is None:
             raise DataError(f"image '{name}' not found: its first part must be one of {', '.join(self.sources)}")
-        return self.sources[prefix].read(rest)
+        return self.sources[key].read(rest)
 
     def locate(self, name: str) -> Path | None:
         """Return where one lies as a file of its own."""
-        prefix, _, rest = name.partition("/")
-        return self.sources[prefix].locate(rest) if prefix in self.sources else None
+        key, rest = self._place(name)
+        return None if key is None else self.sources[key].locate(rest)
 
     def members(self, name: str) -> list[str]:
         """Return the pictures of a folder of frames in an archive, prefixed."""
-        prefix, _, rest = name.partition("/")
-        return [f"{prefix}/{each}" for each in self.sources[prefix].members(rest)] if prefix in self.sources else []
+        key, rest = self._place(name)
+        return [] if key is None else [f"{key}/{each}" for each in self.sources[key].members(rest)]
 
     def __contains__(self, name: object) -> bool:
         """Say whether the picture is there."""
-        prefix, _, rest = str(name).partition("/")
-        return prefix in self.sources and rest in self.sources[prefix]
+        key, rest = self._place(str(name))
+        return key is not None and rest in self.sources[key]
+
+    def _place(self, name: str) -> tuple[str | None, str]:
+        """Return the key of a name's source and the name there; the longest key that fits."""
+        end = name.rfind("/")
+        while end > 0:
+            if name[:end] in self.sources:
+                return name[:end], name[end + 1 :]
+            end = name.rfind("/", 0, end)
+        return None, name

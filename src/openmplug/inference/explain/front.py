@@ -125,7 +125,7 @@ def _writing_maps(model: Model, task: Task, batch: Batch, asked: Sequence[Asked]
     outputs = _outputs(model, task, batch, [one.target for one in asked])
     tokens = _padded([ids for _, ids in outputs], model.tokenizer.pad_id).to(model.device)
     given = max(1, len(task.given_ids)) if isinstance(task, CaptioningTask) else 1
-    text = batch.text if isinstance(task, VQATask) else task.asked(len(asked))
+    text = batch.text if isinstance(task, VQATask) else task.asked(batch.images)
     reading = read_writing(model.network, batch.images, None if text is None else text.to(model.device), tokens, given, layers)
     made = []
     for row, (score, (output, ids)) in enumerate(zip(reading.scores.tolist(), outputs, strict=True)):
