@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/make_env.sh
 	@VENV=$(VENV) PYTHON="$(PYTHON)" scripts/make_env.sh
 	@touch $@
 
-quickstart: setup  ## train on a small generated data set, print the scores, write a page of answers (minutes, CPU is enough)
+quickstart: setup  ## see what the small model that comes with the package says about drawings it never saw (a minute, no training)
 	$(BIN)/openmplug quickstart --output runs/quickstart
 
 test: setup  ## the tests: no network, no GPU; PYTEST_ARGS="-k vqa" narrows them

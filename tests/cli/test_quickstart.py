@@ -12,7 +12,19 @@ import pytest
 from cli.command import TINY, run
 from openmplug.cli.page import shown
 
-ARGUMENTS = ("quickstart", *TINY, "run.max_steps=null", "optim.epochs=1", "--train-images", "8", "--dev-images", "6", "--seed", "1")
+ARGUMENTS = (
+    "quickstart",
+    "--train",
+    *TINY,
+    "run.max_steps=null",
+    "optim.epochs=1",
+    "--train-images",
+    "8",
+    "--dev-images",
+    "6",
+    "--seed",
+    "1",
+)
 
 
 class Page(HTMLParser):
@@ -88,8 +100,24 @@ def test_called_again_it_does_not_train_again(done: tuple[Path, str, str]) -> No
 
 
 def test_other_data_needs_another_folder(done: tuple[Path, str, str]) -> None:
-    outcome = run("quickstart", "--train-images", "9", "--dev-images", "6", "--output", done[0])
-    assert "holds a quickstart with other numbers of pictures; give another --output" in outcome.error(2)
+    for other in (("--train", "--train-images", "9"), ()):
+        outcome = run("quickstart", *other, "--dev-images", "6", "--output", done[0])
+        assert "holds a quickstart of another kind or size; give another --output" in outcome.error(2)
+
+
+def test_the_shipped_model_answers_at_once(tmp_path: Path) -> None:
+    """It beats its blind control at everything, on compositions that it never met, and the page says whose words these are."""
+    outcome = run("quickstart", "--dev-images", "24", "--output", tmp_path, "--json")
+    assert outcome.code == 0, outcome.err
+    results = json.loads(outcome.out)["results"]
+    assert all(found["value"] > 1.3 * found["blind"] for found in results.values()), results
+    assert "Model 1 of 3" not in outcome.err and not list(tmp_path.rglob("*.safetensors"))
+    assert "that comes with openmplug" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_an_installation_without_weights_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openmplug.checkpoints.shipped.PLACE", ("weights", "none"))
+    assert "install openmplug again, or add --train" in run("quickstart", "--output", tmp_path / "out").error(5)
 
 
 def test_how_scores_are_shown() -> None:

@@ -15,6 +15,7 @@ from openmplug.engine.recipe import load_recipe
 from recipe_fixtures import WORDS, pictures
 from recipes import (
     test_box_recipes,
+    test_everything_recipes,
     test_label_recipes,
     test_picture_recipes,
     test_pretrain_recipes,
@@ -44,6 +45,9 @@ def fixture_of(name: str, root: Path) -> tuple[Path, list[str]]:
     config = load_recipe(name)
     if name in test_pretrain_recipes.NAMES:
         test_pretrain_recipes.shards(root)
+        return root, []
+    if name in test_everything_recipes.NAMES:
+        test_everything_recipes.everything(root)
         return root, []
     if name in CASES:
         write, changes, _ = CASES[name]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from openmplug.checkpoints.atomic import atomic_folder
 from openmplug.checkpoints.foreign import Foreign
+from openmplug.checkpoints.shipped import named
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, model_hash, read_config, save_tensors, save_weights
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import IMAGENET_MEAN, IMAGENET_STD, ImageSettings
@@ -194,8 +195,11 @@ def is_ours(path: Path) -> bool:
 
 
 def find_folder(path: Path) -> Path:
-    """Return the model's folder that a path means: itself, or its ``checkpoint-best``, or its ``checkpoint-last``; else the path."""
-    path = Path(path).expanduser()
+    """Return the model's folder that a path means: itself, or its ``checkpoint-best``, or its ``checkpoint-last``; else the path.
+
+    ``small`` means the weights that come with the package.
+    """
+    path = named(Path(path).expanduser())
     if not (path / CONFIG).exists():
         for name in ("checkpoint-best", "checkpoint-last"):
             if (path / name / CONFIG).is_file():

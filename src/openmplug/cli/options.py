@@ -13,7 +13,10 @@ Overrides = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write to; it is made where it is missing.")]
 Model = Annotated[
-    Path, typer.Option("--model", "-m", metavar="DIR", help="Folder of a trained or converted model, or a released checkpoint.")
+    Path,
+    typer.Option(
+        "--model", "-m", metavar="DIR", help="Folder of a trained or converted model, a released checkpoint, or small: the shipped one."
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or mps.", show_default="auto")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, fp32, bf16 or fp16.", show_default="auto")]

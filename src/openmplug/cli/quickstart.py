@@ -1,4 +1,4 @@
-"""``openmplug quickstart``: from nothing to a page of answers, on a CPU, in a few minutes."""
+"""``openmplug quickstart``: a page of answers on a CPU, at once by the small model that comes with the package, or trained from nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from openmplug.cli import screen
 from openmplug.cli.options import Debug, Device, Json, Overrides, Seed
 from openmplug.cli.train import exit_if_interrupted
-from openmplug.errors import UsageError
+from openmplug.errors import EnvironmentProblem, UsageError
 
 # Task -> (what it learns, its metric, how that is shown). Each starts from the weights of those before it, as mPLUG's fine-tuning
 # starts from pre-training: captions teach the tower and the decoder, matching teaches the text encoder and the fusion.
@@ -22,22 +22,29 @@ PARTS = {
     "retrieval": ("to find pictures by text", "img_r10", "right picture among the first 10 of {dev_images}"),
     "vqa": ("to answer questions", "exact_match", "questions answered rightly"),
 }
+FEWEST = 8  # pictures to train on, where nothing is trained
 
 
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for data, weights, page.")] = Path("quickstart"),
     overrides: Overrides = None,
+    training: Annotated[
+        bool, typer.Option("--train", help="Train three models first, minutes, instead of taking the shipped one.")
+    ] = False,
     train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 2200,
-    dev_images: Annotated[int, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.")] = 500,
+    dev_images: Annotated[
+        int | None, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on. [100; with --train 500]")
+    ] = None,
     device: Device = None,
     seed: Seed = None,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train three small models in minutes and see what they say.
+    """See in a minute what a small model says; train three in a few.
 
-    Draws coloured shapes, trains on them, measures on compositions that training never showed, and writes a page of examples. Stopped, it
-    goes on where it was when called again.
+    Draws coloured shapes and lets the small model that comes with the package describe them, find them and answer questions about
+    them, or, with --train, trains a model for each on the spot. Measures on compositions that training never showed, and writes a page
+    of examples. Stopped, it goes on where it was when called again.
     """
     from openmplug.cli.page import shown, write_page
     from openmplug.data.shapes import write_shapes
@@ -45,27 +52,34 @@ def quickstart(
     from openmplug.engine.run import evaluate, train
 
     began = time.monotonic()
-    data = output / "data"
-    _same_data(output, {"train_images": train_images, "dev_images": dev_images})
-    screen.note(f"Drawing {train_images:,} pictures to train on and {dev_images:,} of compositions that training never shows.")
-    write_shapes(data, train_images, dev_images)
+    shipped = None if training else _shipped()
+    data, drawn = output / "data", train_images if training else FEWEST
+    dev_images = dev_images or (500 if training else 100)
+    _same_data(output, {"train_images": train_images if training else 0, "dev_images": dev_images})
+    to_train_on = f"{drawn:,} pictures to train on and " if training else ""
+    screen.note(f"Drawing {to_train_on}{dev_images:,} pictures of compositions that training never shows.")
+    write_shapes(data, drawn, dev_images)
+    common = [*(overrides or []), *([f"run.device={device}"] if device else []), *([f"seed={seed}"] if seed is not None else [])]
     # One vocabulary for all, so that weights can be handed on.
-    common = [*(overrides or []), f"tokenizer.vocab={_write_vocabulary(data)}", *([f"run.device={device}"] if device else [])]
-    common += [f"seed={seed}"] if seed is not None else []
+    common += [f"tokenizer.vocab={_write_vocabulary(data)}"] if training else []
     results: dict[str, dict[str, Any]] = {}
     for number, (task, (purpose, metric, _)) in enumerate(PARTS.items(), start=1):
-        earlier = [str(output / other) for other in list(PARTS)[: number - 1]]
-        start = [f"init_from={json.dumps(earlier[::-1])}"] if earlier else []
-        recipe, given = f"{task}/shapes_mplug_tiny", [*start, *common, f"data.root={data / task}"]
-        screen.note(f"Model {number} of {len(PARTS)} learns {purpose}.")
-        config = load_recipe(recipe, given)
-        result = train(config, output / task, resume=(output / task / "recipe.yaml").is_file())
-        exit_if_interrupted(result, go_on="the same command")
-        seeing = evaluate(config, output / task, output / task / "evaluation")
-        blind = evaluate(load_recipe(recipe, [*given, "data.shuffle_images=true"]), output / task, output / task / "blind")
+        recipe, given = f"{task}/shapes_mplug_tiny", [*common, f"data.root={data / task}"]
+        if shipped is None:
+            earlier = [str(output / other) for other in list(PARTS)[: number - 1]]
+            given = [*([f"init_from={json.dumps(earlier[::-1])}"] if earlier else []), *given]
+            screen.note(f"Model {number} of {len(PARTS)} learns {purpose}.")
+            result = train(load_recipe(recipe, given), output / task, resume=(output / task / "recipe.yaml").is_file())
+            exit_if_interrupted(result, go_on="the same command")
+        else:
+            screen.note(f"The small model is asked {purpose}, once with the right picture and once with a wrong one.")
+            given += _asked_as_learned(shipped, task)
+        model = shipped or output / task
+        seeing = evaluate(load_recipe(recipe, given), model, output / task / "evaluation")
+        blind = evaluate(load_recipe(recipe, [*given, "data.shuffle_images=true"]), model, output / task / "blind")
         results[task] = {"metric": metric, "value": seeing["metrics"][metric], "blind": blind["metrics"][metric]}
     labels = {task: label.format(dev_images=dev_images) for task, (_, _, label) in PARTS.items()}
-    page = write_page(output / "index.html", output, labels, results, dev_images)
+    page = write_page(output / "index.html", output, labels, results, dev_images, trained_here=training)
     seconds = round(time.monotonic() - began)
     if json_output:
         screen.document({"seconds": seconds, "page": str(page), "results": results})
@@ -75,6 +89,27 @@ def quickstart(
     screen.table(f"Done in {seconds // 60} min {seconds % 60:02d} s", columns, rows, right=columns[1:])
     screen.note("Blind is the same model shown a wrong picture: what it still gets right, the words alone gave away.")
     typer.echo(f"Open in a browser: {page}")
+
+
+def _shipped() -> Path:
+    """Return the folder of the small model that comes with the package.
+
+    Raises:
+        EnvironmentProblem: If this installation has none.
+    """
+    from openmplug.checkpoints.shipped import shipped_model
+
+    if (folder := shipped_model()) is None:
+        raise EnvironmentProblem("the small weights are missing from this installation; install openmplug again, or add --train")
+    return folder
+
+
+def _asked_as_learned(folder: Path, task: str) -> list[str]:
+    """Return the settings that a model's folder gives its calls, for an evaluation."""
+    from openmplug.checkpoints.store import read_config
+    from openmplug.inference.abilities import call_defaults
+
+    return [f"settings.{name}={json.dumps(value)}" for name, value in call_defaults(read_config(folder)).get(task, {}).items()]
 
 
 def _same_data(output: Path, options: dict[str, int]) -> None:
@@ -87,7 +122,7 @@ def _same_data(output: Path, options: dict[str, int]) -> None:
 
     record = output / "quickstart.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != options:
-        raise UsageError(f"'{output}' holds a quickstart with other numbers of pictures; give another --output")
+        raise UsageError(f"'{output}' holds a quickstart of another kind or size; give another --output")
     write_atomic(record, json.dumps(options) + "\n")
 
 

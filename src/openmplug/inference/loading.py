@@ -16,6 +16,7 @@ from openmplug.checkpoints.convert import words_of
 from openmplug.checkpoints.folder import drawn_weights, file_hash, find_folder, foreign_config, is_ours, read_folder
 from openmplug.checkpoints.foreign import Options, open_foreign
 from openmplug.checkpoints.locating import find_checkpoint
+from openmplug.checkpoints.shipped import named
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, check_keys, read_weights
 from openmplug.config import did_you_mean
 from openmplug.data.clips import saved_video
@@ -51,7 +52,8 @@ def load(
 
     Args:
         model: A folder that openmplug wrote (or a run's folder, for its ``checkpoint-best``); a released checkpoint: file, ModelScope or
-            DeepSpeed folder; a name on the Hugging Face hub (``org/name``); or a named size, with ``weights``.
+            DeepSpeed folder; a name on the Hugging Face hub (``org/name``); a named size, with ``weights``; or ``small``, the weights that
+            come with the package.
         device: ``auto`` (None), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto`` (None), ``fp32``, ``bf16`` or ``fp16``; see ``inference_precision``.
         batch_size: Items worked on at once.
@@ -84,7 +86,7 @@ def load(
         raise UsageError(f"'{size}' is a size without weights; give weights=FILE, or a folder in its place")
     if size is None and weights is not None:
         raise UsageError(f"weights= belongs to a named size, and '{model}' is none{did_you_mean(str(model), SIZES)}; give the file alone")
-    path = Path(weights if weights is not None else model).expanduser()
+    path = named(Path(weights if weights is not None else model).expanduser())
     if not path.exists() and weights is None and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         return Model.from_pretrained(str(model), device=device, dtype=dtype, batch_size=batch_size, frames=frames)
     if not path.exists() and weights is None and "/" not in str(model) and (hint := did_you_mean(str(model), SIZES)):
