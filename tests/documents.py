@@ -26,7 +26,6 @@ NOT_EXECUTED = {
 """Page and a piece of a Python block -> why the block is compiled and its names are checked, but it is not run."""
 
 PARSED_ONLY = {
-    "data check": "looks at the reader's own data; its recipe and settings are checked here, what it finds in tests/recipes",
     "data shard": "packs the reader's own data; run in tests/cli/test_shard.py",
     "models convert": "reads released files; run on files of the same form in tests/checkpoints",
     "judge dsg": "reads the benchmark's own files; run in tests/cli/test_judge_command.py",

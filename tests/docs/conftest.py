@@ -25,7 +25,21 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "runs/mrpc": {"labels": ("no", "yes"), "input": "text"},
     "runs/nlvr2": {"labels": ("no", "yes"), "input": "image_text", "images_per_example": 2},
 }
-PICTURES = ("a.jpg", "b.jpg", "a.png", "kitchen.jpg", "photo.jpg", "left.jpg", "right.jpg", "frames/1.png", "frames/2.png", "photos/1.jpg")
+PICTURES = (
+    "a.jpg",
+    "b.jpg",
+    "a.png",
+    "kitchen.jpg",
+    "photo.jpg",
+    "left.jpg",
+    "right.jpg",
+    "holiday.jpg",
+    "new/1.jpg",
+    "frames/1.png",
+    "frames/2.png",
+    "photos/1.jpg",
+    "photos/blurred.jpg",
+)
 SHARDS = 13
 
 

@@ -28,6 +28,16 @@ from openmplug.errors import DataError, UsageError
 
 
 class _Training(Settings):
+    """What is read of a data set that is trained on beside others.
+
+    Args:
+        reader: Format of its annotation files, as ``data.reader``.
+        train: Splits to train on, joined in this order.
+        columns: For your own data: role -> name of the column.
+        images: Where its pictures lie, relative to ``root``, if not where the format puts them.
+        limit: Keep the first this many records of each split.
+    """
+
     reader: str = "jsonl"
     train: list[str] = Field(default=["train"], min_length=1)
     columns: dict[str, str | None] = Field(default_factory=dict)
@@ -36,15 +46,21 @@ class _Training(Settings):
 
 
 class FurtherData(_Training):
-    """A data set that is trained on together with the first one; fields as in ``DataSettings``."""
+    """A data set that is trained on together with the first one; fields as in ``DataSettings``.
+
+    Args:
+        root: Folder of the data set.
+    """
 
     root: Path
 
 
 class SourceData(_Training):
-    """One source of a mixture; fields as in ``DataSettings``, and its ``weight``: how often it is drawn against the others.
+    """One source of a mixture; fields as in ``DataSettings``, and its weight.
 
-    Without a ``root`` of its own it lies in ``data.root``.
+    Args:
+        root: Folder of the data set; without one of its own it lies in ``data.root``.
+        weight: How often it is drawn against the others.
     """
 
     root: Path | None = None
