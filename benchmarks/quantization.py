@@ -17,7 +17,8 @@ from torch import nn
 
 from openmplug.batch import Prediction
 from openmplug.config import validate
-from openmplug.data.loading import EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.epochs import EpochSampler
+from openmplug.data.loading import ImageTextDataset, build_loader
 from openmplug.data.splits import read_split
 from openmplug.data.transforms import EvalTransform, ImageSettings
 from openmplug.engine.models import find_model, load_task

@@ -5,6 +5,9 @@ A message is one line: what came, what was expected, what to do.
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 
 class OpenmplugError(Exception):
     """Base of every error that is reported as one line without a trace.
@@ -42,3 +45,13 @@ class EnvironmentProblem(OpenmplugError, RuntimeError):
     """This machine cannot do it: disk full, out of memory, a part not installed (exit code 5)."""
 
     exit_code = 5
+
+
+def write_problem(error: BaseException, path: Path) -> EnvironmentProblem:
+    """Say in one line why ``path`` could not be written."""
+    text = " ".join(str(error).split())
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "os error 28" in text:
+        return EnvironmentProblem(f"disk full while writing '{path}'; the old content is kept; free some space, or choose another --output")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else text
+    return EnvironmentProblem(f"cannot write '{path}': {reason}; the old content is kept")

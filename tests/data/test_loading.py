@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from openmplug.batch import Batch, Item, Sample
+from openmplug.data.epochs import EpochSampler
 from openmplug.data.images import open_images
-from openmplug.data.loading import EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.loading import ImageTextDataset, build_loader
 from openmplug.data.splits import DataSettings, read_split
 from openmplug.data.transforms import ImageSettings, TrainTransform
 from openmplug.errors import DataError, EnvironmentProblem, UsageError

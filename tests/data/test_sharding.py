@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
+import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from PIL import Image
 
 from data.shards_made import picture
 from openmplug.batch import Sample
-from openmplug.data import sharding
+from openmplug.data import packing, sharding
 from openmplug.data.images import FolderImages
 from openmplug.data.readers import READERS, Split
 from openmplug.data.shard_index import open_index, scan_shard
@@ -77,7 +80,7 @@ def test_what_was_written_is_read_again_and_its_index_is_right(split: Split, tmp
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ShardSettings(per_shard=2)
     write_shards(split, tmp_path / "whole", settings)
-    files, calls = sharding._files, []
+    files, calls = packing.record_files, []
 
     def dies(*arguments: object) -> object:
         calls.append(arguments)
@@ -85,15 +88,81 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(split: Split, tmp_pat
             raise KeyboardInterrupt
         return files(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sharding, "_files", dies)
+    monkeypatch.setattr(packing, "record_files", dies)
     with pytest.raises(KeyboardInterrupt):
         write_shards(split, tmp_path / "parts", settings)
     assert [path.name for path in (tmp_path / "parts").glob("*.tar")] == ["00000.tar"]
     (tmp_path / "parts" / ".00001.tar.writing").write_bytes(b"half a shard")  # as after kill -9
-    monkeypatch.setattr(sharding, "_files", files)
+    monkeypatch.setattr(packing, "record_files", files)
     made = write_shards(split, tmp_path / "parts", settings)
     assert (made.shards, made.kept, made.samples, len(made.left_out)) == (4, 1, 5, 2)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_are_the_same_bytes_whoever_reads(split: Split, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHUNK", 2)  # chunks end at the end of a shard too
+    settings = ShardSettings(per_shard=3, resize=24)
+    one = write_shards(split, tmp_path / "one", settings)
+    (tmp_path / "many").mkdir()
+    for name in ("shards.json", "00001.tar", "00001.left_out.jsonl"):  # as where the others were lost
+        (tmp_path / "many" / name).write_bytes((tmp_path / "one" / name).read_bytes())
+    many = write_shards(split, tmp_path / "many", settings, workers=workers)
+    assert (many.kept, many.samples, many.left_out) == (1, one.samples, one.left_out)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def test_what_is_no_fault_of_a_record_stops_with_its_own_line(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> object:
+        raise EnvironmentProblem("videos need PyAV; install it")
+
+    monkeypatch.setattr(packing, "record_files", refuse)
+    for workers in (0, 1):
+        with pytest.raises(EnvironmentProblem, match=r"^videos need PyAV; install it$"):
+            write_shards(split, tmp_path / "out", ShardSettings(), workers=workers)
+
+
+def test_a_worker_that_dies_leaves_whole_shards_and_a_free_folder(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, main = packing.record_files, os.getpid()
+
+    def dies(sample: Sample, *arguments: object) -> object:
+        if sample.id == "r4" and os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return files(sample, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packing, "record_files", dies)
+    monkeypatch.setattr(packing, "CHUNK", 1)
+    with pytest.raises(EnvironmentProblem, match=r"a data worker died \(.*lower --workers"):
+        write_shards(split, tmp_path / "out", ShardSettings(per_shard=2), workers=1)
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == []
+    made = write_shards(split, tmp_path / "out", ShardSettings(per_shard=2))
+    write_shards(split, tmp_path / "whole", ShardSettings(per_shard=2))
+    assert made.kept >= 1 and contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_second_process_on_the_same_output_is_refused(split: Split, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    (tmp_path / "out").mkdir()
+    holds = multiprocessing.get_context("fork").Event()
+    done = multiprocessing.get_context("fork").Event()
+
+    def hold() -> None:
+        with (tmp_path / "out" / ".lock").open("ab") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            holds.set()
+            done.wait(60)
+
+    other = multiprocessing.get_context("fork").Process(target=hold, daemon=True)
+    other.start()
+    assert holds.wait(60)
+    with pytest.raises(
+        UsageError, match=r"another process is at work on the shards in '.*out' and holds '.*\.lock'; wait for it, or choose"
+    ):
+        write_shards(split, tmp_path / "out", ShardSettings())
+    assert not list((tmp_path / "out").glob("*.tar"))
+    done.set()
+    other.join(60)
+    assert write_shards(split, tmp_path / "out", ShardSettings()).samples == 5
 
 
 def test_larger_pictures_are_resized_by_their_shorter_side(tmp_path: Path) -> None:

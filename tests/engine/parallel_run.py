@@ -24,7 +24,7 @@ from torch import Tensor
 from openmplug import distributed
 from openmplug.batch import Batch
 from openmplug.checkpoints.store import save_weights
-from openmplug.data.loading import EpochSampler
+from openmplug.data.epochs import EpochSampler
 from openmplug.engine.evaluator import evaluate_task
 from openmplug.engine.optim import OptimSettings
 from openmplug.engine.recipe import LoopSettings

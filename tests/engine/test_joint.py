@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openmplug.checkpoints.store import model_hash
-from openmplug.data.loading import EpochSampler
+from openmplug.data.epochs import EpochSampler
 from openmplug.data.moving import write_moving
 from openmplug.data.shapes import write_shapes
 from openmplug.data.splits import read_training

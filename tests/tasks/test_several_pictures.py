@@ -12,8 +12,9 @@ from PIL import Image
 
 from openmplug.batch import Batch, Item, Sample
 from openmplug.data.checking import check_split
+from openmplug.data.epochs import EpochSampler
 from openmplug.data.images import FolderImages
-from openmplug.data.loading import EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.loading import ImageTextDataset, build_loader
 from openmplug.data.readers import Split
 from openmplug.data.readers.joined import join_splits
 from openmplug.data.splits import shuffle_images

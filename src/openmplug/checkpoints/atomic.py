@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from openmplug.errors import EnvironmentProblem
+from openmplug.errors import write_problem
 
 
 def _sibling(path: Path, stage: str) -> Path:
@@ -63,16 +63,6 @@ def recover_folder(path: Path) -> bool:
         _sibling(path, "old").rename(path)
     shutil.rmtree(_sibling(path, "old"), ignore_errors=True)
     return path.is_dir()
-
-
-def write_problem(error: BaseException, path: Path) -> EnvironmentProblem:
-    """Say in one line why ``path`` could not be written."""
-    text = " ".join(str(error).split())
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "os error 28" in text:
-        return EnvironmentProblem(f"disk full while writing '{path}'; the old content is kept; free some space, or choose another --output")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else text
-    return EnvironmentProblem(f"cannot write '{path}': {reason}; the old content is kept")
 
 
 @contextmanager

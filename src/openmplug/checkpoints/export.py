@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from openmplug.checkpoints.architecture import stack_depth
-from openmplug.checkpoints.atomic import write_problem
 from openmplug.checkpoints.folder import ORIGIN, UNUSED
 from openmplug.checkpoints.keymap import KeyMap
 from openmplug.checkpoints.originals import original_keymap
 from openmplug.checkpoints.store import open_tensors, read_config, read_weights
-from openmplug.errors import ModelError
+from openmplug.errors import ModelError, write_problem
 from openmplug.models.families import saved_config
 from openmplug.models.mplug import MPLUGConfig
 

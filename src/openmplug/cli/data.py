@@ -163,6 +163,9 @@ def shard(
     ] = None,
     quality: Annotated[int, typer.Option("--quality", min=1, max=95, help="Of the JPEG that a resized picture becomes.")] = 95,
     column: Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help="A column of another name (jsonl).")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="Processes that read and verify; 0 = none.", show_default="by cores")
+    ] = None,
     json_output: Json = False,
     dry_run: DryRun = False,
     debug: Debug = False,
@@ -173,8 +176,10 @@ def shard(
     """
     import time
 
+    from openmplug.data.packing import CHUNK
     from openmplug.data.sharding import ShardSettings, write_shards
     from openmplug.data.splits import DataSettings, read_split
+    from openmplug.data.workers import choose_workers
     from openmplug.errors import UsageError
 
     if wrong := [each for each in column or [] if "=" not in each]:
@@ -195,7 +200,8 @@ def shard(
         def advance(done: int, left_out: int) -> None:
             meter.show(done, done / max(time.monotonic() - began, 1e-9), f"{left_out:,} left out" if left_out else "")
 
-        made = write_shards(found, output, ShardSettings(per_shard, resize, quality), f"{reader} {split}", advance)
+        processes = choose_workers(count, CHUNK) if workers is None else workers
+        made = write_shards(found, output, ShardSettings(per_shard, resize, quality), f"{reader} {split}", advance, processes)
     if json_output:
         left_out = [{"id": failure.id, "image": failure.name, "reason": failure.reason} for failure in made.left_out]
         facts = {"shards": made.shards, "kept": made.kept, "samples": made.samples, "bytes": made.size, "left_out": left_out}

@@ -1,4 +1,4 @@
-"""From a split to batches: the data set that decodes, the order of an epoch, the loader.
+"""From a split to batches: the data set that decodes, and the loader.
 
 What a training step sees is a function of (seed, epoch, position): the order comes from (seed, epoch), and each picture's
 augmentation from a generator seeded by (seed, epoch, index). Workers change the speed, never the data, and the global random state
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,18 +16,18 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from openmplug.batch import Batch, Failure, Item, Sample
 from openmplug.data.clips import ClipTransform
+from openmplug.data.epochs import EpochSampler, Key
 from openmplug.data.images import ImageSource
-from openmplug.data.mixing import MixtureSampler, permutation
+from openmplug.data.mixing import MixtureSampler
 from openmplug.data.sources import MixedExamples
 from openmplug.data.transforms import TrainTransform
 from openmplug.data.video import open_clip
-from openmplug.errors import DataError, EnvironmentProblem, OpenmplugError, UsageError
-
-Key = tuple[int, int]  # (epoch, index)
+from openmplug.data.workers import from_workers, start_worker
+from openmplug.errors import DataError, OpenmplugError, UsageError
 
 
 class ImageTransform(Protocol):
@@ -123,105 +121,6 @@ class ImageTextDataset(Dataset[Item]):
         return Item(sample, pixels[0], further_pixels=tuple(pixels[1:]))
 
 
-class EpochSampler(Sampler[list[Key]]):
-    """Batches of (epoch, index) keys of one epoch; the order is a function of (seed, epoch).
-
-    Several processes share each batch of ``batch_size * world_size`` examples: each yields its own part, and together they see what one
-    process with batches of that size would.
-
-    Args:
-        size: Number of examples.
-        batch_size: Examples per batch and process, >= 1.
-        seed: Of the order.
-        shuffle: False keeps the order of the examples.
-        drop_last: Leave out a last batch that is not full.
-        epoch: The epoch to begin with; ``set_epoch`` moves on.
-        start_batch: Leave out this many batches of the first epoch iterated, to resume in its middle.
-        groups: A group for each example; a batch holds examples of one group, and batches of all groups come in random order.
-        rank: Number of this process, from 0.
-        world_size: Number of processes.
-
-    Raises:
-        UsageError: If a batch would have no example, or there are fewer examples than processes.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = False,
-        epoch: int = 0,
-        start_batch: int = 0,
-        groups: Sequence[str] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch size is {batch_size}; expected at least 1")
-        fewest = min(Counter(groups).values(), default=size) if groups else size
-        if world_size > 1 and fewest < world_size:
-            raise UsageError(f"{fewest} examples{' of one kind' if groups else ''} for {world_size} processes; start fewer processes")
-        self.size = size
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = epoch
-        self.start_batch = start_batch
-        self.groups = None if groups is None or len(set(groups)) < 2 else list(groups)
-
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch that the next iteration yields, from batch number ``start_batch`` on."""
-        self.epoch, self.start_batch = epoch, start_batch
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """Batches of a whole epoch, wherever this one starts."""
-        sizes = [self.size] if self.groups is None else Counter(self.groups).values()
-        return sum(self._batches(size) for size in sizes)
-
-    def _batches(self, size: int) -> int:
-        """Count the batches of so many examples; of a group that fills none, its only one is kept."""
-        shared = self.batch_size * self.world_size
-        whole = self.drop_last and (self.groups is None or size >= shared)
-        if whole or 0 < size % shared < self.world_size:  # a rest that cannot give every process an example is left out
-            return size // shared
-        return -(-size // shared)
-
-    def __len__(self) -> int:
-        """Count the batches that the next iteration yields."""
-        return max(0, self.batches_per_epoch - self.start_batch)
-
-    def order(self) -> Tensor:
-        """Return the indices in the order of this epoch."""
-        return permutation(self.size, f"order/{self.seed}/{self.epoch}") if self.shuffle else torch.arange(self.size)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch, shared = self.epoch, self.batch_size * self.world_size
-        parts = self._in_groups(self.order())
-        # (part, number of a batch in it): those of several groups follow each other in an order of (seed, epoch) too
-        batches = [(part, number) for part, members in enumerate(parts) for number in range(self._batches(len(members)))]
-        if self.shuffle and self.groups is not None:
-            random.Random(f"batches/{self.seed}/{epoch}").shuffle(batches)
-        for part, number in batches[self.start_batch :]:
-            batch = parts[part][number * shared : (number + 1) * shared].tolist()
-            low, high = (len(batch) * rank // self.world_size for rank in (self.rank, self.rank + 1))
-            yield [(epoch, index) for index in batch[low:high]]
-
-    def _in_groups(self, order: Tensor) -> list[Tensor]:
-        """Part the order of an epoch into that of each group."""
-        if self.groups is None:
-            return [order]
-        names = sorted(set(self.groups))
-        numbers = {name: number for number, name in enumerate(names)}
-        group = torch.tensor([numbers[name] for name in self.groups], dtype=torch.int16)[order]
-        return [order[group == number] for number in range(len(names))]
-
-
 class _Collate:
     """Runs in the loader's worker: leaves failed items out and hands errors over as values, so their one line survives."""
 
@@ -238,30 +137,6 @@ class _Collate:
         except OpenmplugError as error:  # raised in a worker, torch would wrap it into a page of text
             return error
         return replace(batch, failures=batch.failures + failures) if failures else batch
-
-
-def start_worker(_: int) -> None:
-    """Prepare a worker process: one thread each, as the processes are the parallelism."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
-
-
-def from_workers(loader: DataLoader[Any], advice: str) -> Iterator[Any]:
-    """Iterate a loader; a worker that dies is one line that says what to do.
-
-    Args:
-        loader: With workers.
-        advice: What the user can do, such as "lower the batch size".
-
-    Raises:
-        EnvironmentProblem: If a worker dies.
-    """
-    try:
-        yield from iter(loader)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or isinstance(error, OpenmplugError):
-            raise
-        raise EnvironmentProblem(f"a data worker died ({str(error).splitlines()[0]}), often for lack of memory; {advice}") from error
 
 
 class BatchLoader:

@@ -3,6 +3,8 @@
 Shard ``k`` holds records ``k * per_shard`` onward of the split's order, less those that cannot be read: what is in it depends on nothing
 else, so a run that was killed goes on with the next missing shard, and its bytes are those of an unbroken run. A shard is written under
 another name and renamed when it is whole. Beside each lie its index and what was left out of it (``00000.left_out.jsonl``).
+
+Worker processes read and verify (``openmplug.data.packing``); one process writes, in the order of the records.
 """
 
 from __future__ import annotations
@@ -12,19 +14,19 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from openmplug.batch import Failure, Sample
-from openmplug.data.images import ImageSource, decode_image
+from openmplug.data.packing import Packed, Packer, pack
 from openmplug.data.readers.split import Split
-from openmplug.data.shard_index import ANIMATION, Row, index_beside, write_index, write_whole
-from openmplug.data.video import open_clip
+from openmplug.data.shard_index import Row, index_beside, write_index, write_whole
 from openmplug.errors import DataError, EnvironmentProblem, UsageError
+from openmplug.lock import alone
 
 PLAN = "shards.json"
 """What the shards of a folder were made of; going on with other settings is refused."""
@@ -65,7 +67,12 @@ class Sharded:
 
 
 def write_shards(
-    split: Split, output: Path, settings: ShardSettings, origin: str = "", advance: Callable[[int, int], None] | None = None
+    split: Split,
+    output: Path,
+    settings: ShardSettings,
+    origin: str = "",
+    advance: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> Sharded:
     """Write a split into tar shards, or go on where an earlier run stopped.
 
@@ -79,9 +86,11 @@ def write_shards(
         settings: How.
         origin: What the split was read from, remembered in ``shards.json``.
         advance: Called with the numbers of records done, and of those left out, after each shard.
+        workers: Processes that read and verify; 0 reads in this one. The shards are the same.
 
     Raises:
-        UsageError: If ``output`` holds shards of another origin or other settings, or the records are questions.
+        UsageError: If ``output`` holds shards of another origin or other settings, another process is at work on it, or the records are
+            questions.
         DataError: If no record can be read.
         EnvironmentProblem: If a file cannot be written.
     """
@@ -89,30 +98,38 @@ def write_shards(
         raise UsageError(f"record '{asking.id}' asks about a picture; shards hold captions of pictures and videos, or texts alone")
     count = len(split.samples)
     plan = {"origin": origin, "records": count, "fingerprint": _fingerprint(split.samples), **asdict(settings)}
-    total = -(-count // settings.per_shard)
     try:
-        _agree(output, plan)
-        done = Sharded()
-        for number in range(total):
-            place = output / f"{number:05d}.tar"
-            first = number * settings.per_shard
-            records = split.samples[first : first + settings.per_shard]
-            if place.is_file():
-                done.kept += 1
-                left_out = _read_left_out(place)
-            else:
-                left_out = _write_shard(place, number, records, split.images, settings)
-            done.left_out += left_out
-            done.samples += len(records) - len(left_out)
-            done.size += place.stat().st_size
-            done.shards += 1
-            if advance is not None:
-                advance(min(first + settings.per_shard, count), len(done.left_out))
+        with alone(output / ".lock", f"the shards in '{output}'", "choose another --output"):
+            _agree(output, plan)
+            done = _write_missing(split, output, settings, advance, workers)
     except OSError as error:
         reason = error.strerror or str(error)
         raise EnvironmentProblem(f"cannot write into '{output}': {reason}; the shards that are there are whole, run it again") from error
     if not done.samples:
         raise DataError(f"none of the {count:,} records can be read; the first: {done.left_out[0].reason}")
+    return done
+
+
+def _write_missing(
+    split: Split, output: Path, settings: ShardSettings, advance: Callable[[int, int], None] | None, workers: int
+) -> Sharded:
+    count, done = len(split.samples), Sharded()
+    parts = [range(first, min(first + settings.per_shard, count)) for first in range(0, count, settings.per_shard)]
+    places = [output / f"{number:05d}.tar" for number in range(len(parts))]
+    missing = {number: part for number, (part, place) in enumerate(zip(parts, places, strict=True)) if not place.is_file()}
+    with closing(pack(Packer(split.samples, split.images, settings.resize, settings.quality), missing.values(), workers)) as packed:
+        for number, (part, place) in enumerate(zip(parts, places, strict=True)):
+            if number in missing:
+                left_out = _write_shard(place, number, islice(packed, len(part)), settings)
+            else:
+                done.kept += 1
+                left_out = _read_left_out(place)
+            done.left_out += left_out
+            done.samples += len(part) - len(left_out)
+            done.size += place.stat().st_size
+            done.shards += 1
+            if advance is not None:
+                advance(part.stop, len(done.left_out))
     return done
 
 
@@ -138,7 +155,7 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_shard(place: Path, number: int, records: Sequence[Sample], images: ImageSource, settings: ShardSettings) -> list[Failure]:
+def _write_shard(place: Path, number: int, records: Iterable[Packed | Failure], settings: ShardSettings) -> list[Failure]:
     """Write one shard whole: what was left out and the index first, the shard's own name last, because it says that all is there."""
     temporary = place.with_name(f".{place.name}.writing")
     left_out: list[Failure] = []
@@ -146,14 +163,12 @@ def _write_shard(place: Path, number: int, records: Sequence[Sample], images: Im
     try:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
             rows = []
-            for offset, sample in enumerate(records):
-                key = f"{number:05d}{offset:0{digits}d}"
-                try:
-                    files = list(_files(sample, images, settings))
-                except DataError as error:
-                    left_out.append(Failure(sample.id, sample.image or "", str(error)))
+            for offset, packed in enumerate(records):
+                if isinstance(packed, Failure):
+                    left_out.append(packed)
                     continue
-                rows.append(Row(key, {suffix: _add(archive, f"{key}.{suffix}", data) for suffix, data in files}))
+                key = f"{number:05d}{offset:0{digits}d}"
+                rows.append(Row(key, {suffix: _add(archive, f"{key}.{suffix}", data) for suffix, data in packed}))
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         lines = "".join(
@@ -173,51 +188,6 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int]:
     entry.size, entry.mode = len(data), 0o644
     archive.addfile(entry, io.BytesIO(data))
     return archive.offset - -(-len(data) // 512) * 512, len(data)
-
-
-def _files(sample: Sample, images: ImageSource, settings: ShardSettings) -> Iterator[tuple[str, bytes]]:
-    """Return a record's files: suffix and content.
-
-    Raises:
-        DataError: If its picture or video cannot be read, or it has no words.
-    """
-    texts = list(sample.targets) if sample.image is not None else [sample.text or " ".join(sample.targets)]
-    if sample.text and sample.image is not None:
-        texts = [sample.text]
-    if not any(text.strip() for text in texts):
-        raise DataError(f"record '{sample.id}' has no caption and no text")
-    facts: dict[str, Any] = {"id": sample.id}
-    if sample.image is not None:
-        if sample.further_images:
-            raise DataError(f"record '{sample.id}' is about {len(sample.pictures)} pictures; a sample of a shard has one")
-        suffix, data, (width, height) = _clip(sample.image, images) if sample.clip else _picture(sample.image, images, settings)
-        yield suffix, data
-        facts |= {"image": sample.image, "width": width, "height": height, "caption": texts[0], "captions": texts}
-    yield "json", json.dumps(facts, ensure_ascii=False).encode()
-    yield "txt", texts[0].encode()
-
-
-def _picture(name: str, images: ImageSource, settings: ShardSettings) -> tuple[str, bytes, tuple[int, int]]:
-    data = images.read(name)
-    picture = decode_image(data, name)  # all of it: what cannot be read is found here, not in a training run
-    suffix = PurePosixPath(name).suffix.lower().lstrip(".")
-    if settings.resize is None or min(picture.size) <= settings.resize:
-        return suffix, data, picture.size
-    scale = settings.resize / min(picture.size)
-    width, height = (max(settings.resize, round(side * scale)) for side in picture.size)
-    buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=settings.quality)
-    return "jpg", buffer.getvalue(), (width, height)
-
-
-def _clip(name: str, images: ImageSource) -> tuple[str, bytes, tuple[int, int]]:
-    place = images.locate(name)
-    if images.members(name) or (place is not None and place.is_dir()):
-        raise DataError(f"video '{name}' is a folder of frames; a sample of a shard is one file: encode it first")
-    with open_clip(images, name) as video:
-        height, width = video.read([0]).shape[1:3]
-    suffix = PurePosixPath(name).suffix.lower().lstrip(".")
-    return ANIMATION if suffix == "gif" else suffix, images.read(name), (width, height)
 
 
 def _left_out(place: Path) -> Path:

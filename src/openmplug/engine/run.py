@@ -17,8 +17,9 @@ from openmplug.checkpoints.folder import VOCABULARY
 from openmplug.config import dump_yaml, read_yaml, validate
 from openmplug.data.checking import check_readable
 from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
+from openmplug.data.epochs import EpochSampler
 from openmplug.data.images import ImageSource
-from openmplug.data.loading import BatchLoader, EpochSampler, ImageTextDataset, build_loader
+from openmplug.data.loading import BatchLoader, ImageTextDataset, build_loader
 from openmplug.data.mixing import MixtureSampler
 from openmplug.data.readers import Split
 from openmplug.data.readers.submissions import submission

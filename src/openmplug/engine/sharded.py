@@ -23,8 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as save_together
 
 from openmplug import distributed
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import ModelError
+from openmplug.errors import ModelError, write_problem
 
 FOLDER = "state"
 _INDEX = ".metadata"

@@ -15,7 +15,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from openmplug.checkpoints.atomic import write_problem
+from openmplug.errors import write_problem
 
 METRICS = "metrics.jsonl"
 FAILURES = "failures.jsonl"

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import UsageError
+from openmplug.errors import UsageError, write_problem
 
 _FORMAT = "openmplug journal 1"
 

@@ -14,9 +14,10 @@ import torch
 from inference.bulk.making import table
 from openmplug.data.clips import VideoSettings
 from openmplug.data.transforms import ImageSettings
+from openmplug.data.workers import choose_workers
 from openmplug.errors import EnvironmentProblem
 from openmplug.inference.bulk import decoding
-from openmplug.inference.bulk.decoding import Decoded, Decoder, choose_workers, decode
+from openmplug.inference.bulk.decoding import Decoded, Decoder, decode
 from openmplug.inference.bulk.inputs import Inputs, open_inputs
 from openmplug.inference.bulk.sources import Key, Loaded
 from openmplug.inference.visuals import VisualTransform

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openmplug.batch import Placement
-from openmplug.data.loading import from_workers, start_worker
+from openmplug.data.workers import from_workers, start_worker
 from openmplug.errors import DataError
 from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.sources import Key
 from openmplug.inference.visuals import VisualTransform
 
 _WAITING = 2  # batches that each worker may be ahead of the model
-_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +85,6 @@ def _batches(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
     keys = iter(keys)
     while batch := list(islice(keys, size)):
         yield batch
-
-
-def choose_workers(rows: int | None, batch_size: int) -> int:
-    """Return how many worker processes suit this machine: one core is left to the model, and a few pictures need none.
-
-    Args:
-        rows: How many there are; None if unknown.
-        batch_size: Rows that a worker decodes at a time.
-    """
-    if rows is not None and rows <= 2 * batch_size:
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores - 1))
 
 
 def decode(decoder: Decoder, keys: Iterable[Key], batch_size: int, workers: int) -> Generator[list[Decoded], None, None]:

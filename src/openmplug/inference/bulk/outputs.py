@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import EnvironmentProblem, UsageError
+from openmplug.errors import EnvironmentProblem, UsageError, write_problem
 
 Rows = Callable[[], Iterator[dict[str, Any]]]
 """Yields the finished rows, as often as it is called."""

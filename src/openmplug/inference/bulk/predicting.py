@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any
 
 from openmplug.batch import Item, Sample
-from openmplug.inference.bulk.decoding import Decoded, Decoder, choose_workers, decode
+from openmplug.data.workers import choose_workers
+from openmplug.inference.bulk.decoding import Decoded, Decoder, decode
 from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.verbs import Verb, predict_items
 from openmplug.inference.model import Model

@@ -15,7 +15,7 @@ from openmplug.inference.bulk.predicting import Record, predict_here
 from openmplug.inference.bulk.verbs import VERBS, Verb
 from openmplug.inference.journal import Journal
 from openmplug.inference.loading import load
-from openmplug.inference.lock import alone
+from openmplug.lock import alone
 
 _NAMED = 5  # failures that are named; the others are in the table
 _ENOUGH = 100  # rows before a fraction of failures means anything

@@ -17,9 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
+from openmplug.data.workers import choose_workers
 from openmplug.errors import DataError, UsageError
 from openmplug.inference.abilities import embed_pixels
-from openmplug.inference.bulk.decoding import choose_workers, decode
+from openmplug.inference.bulk.decoding import decode
 from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.run import Tally, check_failures
 from openmplug.inference.bulk.sources import Key, state

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from openmplug.errors import DataError, ModelError, UsageError
 from openmplug.inference.bulk.inputs import Inputs, open_inputs
 from openmplug.inference.loading import load
-from openmplug.inference.lock import alone
 from openmplug.inference.model import Model
 from openmplug.inference.search.building import Builder, BuildTally, check_captions, disk_bytes
 from openmplug.inference.search.manifest import Manifest, is_index, model_hash, read_manifest
@@ -24,6 +23,7 @@ from openmplug.inference.search.reranking import check_reranking, rerank
 from openmplug.inference.search.results import Hit, IndexInfo
 from openmplug.inference.search.store import Store, import_lancedb, partitions, quoted
 from openmplug.inference.visuals import VisualInput
+from openmplug.lock import alone
 
 EXACT_ROWS = 20_000
 """Up to so many rows every one is compared: as fast as an index, and exact."""

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import EnvironmentProblem, UsageError
+from openmplug.errors import EnvironmentProblem, UsageError, write_problem
 from openmplug.inference.search.metadata import OWN
 
 TABLE = "moments"

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openmplug.checkpoints.atomic import write_problem
-from openmplug.errors import UsageError
+from openmplug.errors import UsageError, write_problem
 
 try:
     import fcntl
