@@ -92,7 +92,7 @@ def _ranking(case: Case, model: Network, memory: DecoderMemory, states: Tensor, 
 # ---------------------------------------------------------------------------------------------------------------- families
 
 
-def _pixels(case: Case) -> Tensor:
+def pixels_of(case: Case) -> Tensor:
     """Read pictures, or the clips of mPLUG-2, whose original has the frames behind the channels."""
     return case.get("in.video").transpose(1, 2) if "in.video" in case.io else case.get("in.image")
 
@@ -125,7 +125,7 @@ def vqa(case: Case) -> None:
     model, keymap = task.model, case.keymap(modules)
     question, question_mask = case.get("in.question_ids"), case.mask("in.question_mask")
     answers = Tokens(case.get("in.answer_ids"), case.mask("in.answer_mask"))
-    counts, images = case.get("in.k"), _pixels(case)
+    counts, images = case.get("in.k"), pixels_of(case)
     vision = _vision(case, model, images)
     text = model.encode_text(question, question_mask)
     fused = model.fuse(vision, text, question_mask)
@@ -233,7 +233,7 @@ def caption(case: Case) -> None:
     for name in ("in.question_ids", "in.question_mask"):
         if name in case.io:
             case.unused(name, "object labels; the original captioner never reads them")
-    images, targets = _pixels(case), Tokens(case.get("in.caption_ids"), case.mask("in.caption_mask"))
+    images, targets = pixels_of(case), Tokens(case.get("in.caption_ids"), case.mask("in.caption_mask"))
     vision = _vision(case, model, images)
     memory = model.decoder.project_memory(vision)
     case.same("out.decoder_logits", model.decoder(targets.ids, targets.mask, memory))

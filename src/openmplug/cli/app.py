@@ -21,6 +21,7 @@ from openmplug.cli import (
     demo,
     evaluate,
     explain,
+    export,
     index,
     info,
     judge,
@@ -122,6 +123,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("merge")(merge.merge)
+app.command("export")(export.export)
 app.add_typer(predict.app, name="predict")
 app.command("explain")(explain.explain)
 app.add_typer(judge.app, name="judge")

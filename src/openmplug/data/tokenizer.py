@@ -28,8 +28,9 @@ SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
 # As in bert-base-uncased, so that ids 100 to 103 mean the same everywhere.
 _HEAD = [PAD, *(f"[unused{index}]" for index in range(99)), UNK, CLS, SEP, MASK]
 _LONGEST_WORD = 100  # characters; BERT's limit, longer words are [UNK]
-_TIDIED_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"))  # in this order
 _TIDIED_UP_CLITICS = tuple((f" {clitic}", clitic) for clitic in ("n't", "'m", "'s", "'ve", "'re"))
+TIDIED_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), *_TIDIED_UP_CLITICS)
+"""What ``decode`` replaces in a text, in this order."""
 
 
 class Tokenizer:
@@ -224,7 +225,7 @@ class Tokenizer:
         """
         size = len(self.vocab)
         text = " ".join(self.vocab[index] if 0 <= index < size else UNK for index in map(int, ids)).replace(" ##", "").strip()
-        for spaced, tidy in _TIDIED_UP + _TIDIED_UP_CLITICS:
+        for spaced, tidy in TIDIED_UP:
             text = text.replace(spaced, tidy)
         for token in (SEP, CLS, PAD):
             text = text.replace(token, "")

@@ -45,9 +45,9 @@ class ConnectedLayer(nn.Module):
 
     def forward(self, vision: Tensor, text: Tensor, vision_mask: Tensor | None, text_mask: Tensor) -> Fused:
         """Shapes as in ``CoAttentionLayer``; where R > B, vision comes back with R rows."""
-        rows, visible = len(text), vision.shape[1]
-        if len(vision) != rows:
-            vision = vision.repeat_interleave(rows // len(vision), dim=0)
+        rows, visible = text.shape[0], vision.shape[1]
+        if vision.shape[0] != rows:
+            vision = vision.repeat_interleave(rows // vision.shape[0], dim=0)
             if vision_mask is not None:
                 vision_mask = vision_mask.repeat_interleave(rows // len(vision_mask), dim=0)
         if vision_mask is None:

@@ -56,7 +56,7 @@ class UniversalLayers(nn.Module):
     def read_vision(self, vision: Tensor) -> Tensor:
         """Gather from vision tokens (B, V, D) and give back to them, (B, V, D), before residual and norm."""
         *gathering, giving = self._blocks()
-        queries = self.latents.to(vision.dtype).expand(len(vision), -1, -1)
+        queries = self.latents.to(vision.dtype).expand(vision.shape[0], -1, -1)
         for layer in gathering:
             queries = layer(queries, layer.project_memory(vision))
         return giving(vision, giving.project_memory(queries))

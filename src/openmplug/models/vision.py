@@ -136,7 +136,7 @@ class VisionTransformer(nn.Module):
 
     def begin(self, patches: Tensor) -> Tensor:
         """Put the class token before projected patches (B, P, D) and add the positions: (B, 1 + P, D), what the first layer takes."""
-        x = torch.cat([self.class_token.to(patches.dtype).expand(len(patches), 1, -1), patches], dim=1)
+        x = torch.cat([self.class_token.to(patches.dtype).expand(patches.shape[0], 1, -1), patches], dim=1)
         return self.input_norm(x + self.positions.to(x.dtype))
 
 

@@ -134,7 +134,8 @@ class CaptioningTask(Task):
         """Whether the model learns without writing."""
         return not self.settings.self_critical
 
-    def _memory(self, images: Tensor) -> DecoderMemory:
+    def memory(self, images: Tensor) -> DecoderMemory:
+        """Encode pictures (B, C, H, W) or clips (B, F, C, H, W), with the instruction if there is one, to what the decoder attends to."""
         asked = self.asked(images)
         if asked is None:
             return self.model.caption_memory(images)
@@ -178,7 +179,7 @@ class CaptioningTask(Task):
         if self._reward is not None:
             return self_critical_loss(
                 self.model.decoder,
-                self._memory(batch.images),
+                self.memory(batch.images),
                 self.tokenizer,
                 self._reward,
                 batch.samples,
@@ -186,7 +187,7 @@ class CaptioningTask(Task):
                 **self._search,
             )
         labels = text_labels(batch.targets.ids, batch.targets.mask, ignore_first=max(len(self.prompt_ids) - 1, 0))
-        memory = memory_of_rows(self._memory(batch.images), batch.targets_per_item)
+        memory = memory_of_rows(self.memory(batch.images), batch.targets_per_item)
         losses = target_log_probs(self.model.decoder, memory, batch.targets, labels)
         total = losses.sum() / fair_count((labels[:, 1:] != IGNORE).sum())
         return Losses(total, {"loss": total.detach()})
@@ -201,7 +202,7 @@ class CaptioningTask(Task):
     def write(self, batch: Batch) -> list[tuple[str, Hypothesis]]:
         """Write one caption per picture; with each, the tokens it was made of, ``given_ids`` first."""
         assert batch.images is not None
-        captions = generate(self.model.decoder, self._memory(batch.images), self.tokenizer, prompt=self.given_ids, **self._search)
+        captions = generate(self.model.decoder, self.memory(batch.images), self.tokenizer, prompt=self.given_ids, **self._search)
         return [(self._behind_prompt(text), best) for text, best in captions]
 
     def evaluate(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
