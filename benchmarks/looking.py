@@ -1,6 +1,6 @@
 """Whether the maps of ``explain`` point at what the words name: peaks inside the named figure's box, beside controls.
 
-    OMP_NUM_THREADS=1 python benchmarks/looking.py --model RUN --task retrieval [--clips] [--layers 0 1]
+    OMP_NUM_THREADS=1 python benchmarks/looking.py --model RUN --task retrieval [--clips] [--layers 0 1] [--draw PNG]
 
 Scenes are drawn anew, as those of ``openmplug data make shapes`` (with ``--clips``: ``moving``), dev's unseen pairs among them, and the
 boxes of their figures are known here; no model was told any. A hit is a peak (the middle of the strongest patch) inside the right box.
@@ -110,6 +110,16 @@ def named_in_question(explanation: Explanation, scene: Scene, answer: str) -> li
     return [Named("questions", None, figure), Named("its word", place, figure), Named("answers", len(words) - 1, figure)]
 
 
+def explain(
+    model: openmplug.Model, pixels: Sequence[Any], task: str, texts: list[str], answers: list[str], **layers: int
+) -> list[Explanation]:
+    """Explain pictures with given words, right or wrong ones."""
+    about: dict[str, Any] = {"retrieval": {"texts": texts}, "caption": {"target": texts}, "vqa": {"texts": texts, "target": answers}}[task]
+    found = model.explain(list(pixels), task=task, **about, **layers)
+    assert isinstance(found, list)
+    return found
+
+
 def measure(model: openmplug.Model, scenes: Sequence[Scene], task: str, **layers: int) -> list[dict[str, Any]]:
     """Explain every scene with its own text and with another one's, and count.
 
@@ -124,13 +134,7 @@ def measure(model: openmplug.Model, scenes: Sequence[Scene], task: str, **layers
     turned = [*range(len(items) // 2, len(items)), *range(len(items) // 2)]
 
     def explained(order: Sequence[int]) -> list[Explanation]:
-        said, answered = [texts[place] for place in order], [answers[place] for place in order]
-        about: dict[str, Any] = {"retrieval": {"texts": said}, "caption": {"target": said}, "vqa": {"texts": said, "target": answered}}[
-            task
-        ]
-        found = model.explain(pixels, task=task, **about, **layers)
-        assert isinstance(found, list)
-        return found
+        return explain(model, pixels, task, [texts[place] for place in order], [answers[place] for place in order], **layers)
 
     counted: dict[str, Counter[str]] = {}
     for (scene, _, answer), own, other in zip(items, explained(range(len(items))), explained(turned), strict=True):
@@ -176,9 +180,16 @@ def main() -> None:
     parser.add_argument("--clips", action="store_true", help="moving shapes; default still ones")
     parser.add_argument("--layers", type=int, nargs="*", help="layers to try; default the usual one")
     parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="draw the first scene, with where the model looks; nothing else")
     arguments = parser.parse_args()
     model = openmplug.load(arguments.model, device="cpu", task=arguments.task)
     scenes = draw_scenes(arguments.scenes, arguments.clips)
+    if arguments.draw:
+        scene = next(scene for scene in scenes if arguments.task != "vqa" or scene.questions)
+        text, answer = (scene.questions[0].text, scene.questions[0].answer) if arguments.task == "vqa" else (scene.caption, "")
+        (found,) = explain(model, [scene.pixels], arguments.task, [text], [answer])
+        found.draw().quantize(256).save(arguments.draw, optimize=True)
+        return
     name = "decoder_layer" if arguments.task == "caption" else "layer"
     for layers in [{name: layer} for layer in arguments.layers] if arguments.layers else [{}]:
         for row in measure(model, scenes, arguments.task, **layers):

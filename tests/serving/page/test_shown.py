@@ -64,6 +64,12 @@ def test_the_box_is_drawn_where_it_was_found(size: tuple[int, int]) -> None:
     assert picture.getpixel((width // 2, height // 2)) == (10, 120, 10)  # the upload itself is as it was
 
 
+def test_a_small_share_is_not_called_none() -> None:
+    assert "very box under 1%" in shown.box(Box(1, 2, 3, 4, 0.003), "the cup")
+    assert "very box 0%" in shown.box(Box(1, 2, 3, 4, 0.0), "the cup")
+    assert "very box 46%" in shown.box(Box(1, 2, 3, 4, 0.456), "the cup")
+
+
 def test_a_box_without_extent_or_turned_round_is_drawn_all_the_same() -> None:
     for box in (Box(10, 10, 10, 10, 0.1), Box(40, 30, 10, 10, 0.1), Box(0, 0, 64, 64, 0.1)):
         pixels = np.asarray(shown.with_box(Image.new("RGB", (64, 64)), box)).astype(int)

@@ -63,7 +63,7 @@ def match(found: Match, lines: Sequence[str] = ()) -> str:
 def box(found: Box, phrase: str, lines: Sequence[str] = ()) -> str:
     """Return where something was found."""
     sides = f"left {found.left:.0f}, top {found.top:.0f}, right {found.right:.0f}, bottom {found.bottom:.0f} px"
-    return headline(phrase, f"{sides}; probability of this very box {found.score:.0%}", lines)
+    return headline(phrase, f"{sides}; probability of this very box {_share(found.score)}", lines)
 
 
 def bars(shares: Sequence[tuple[str, float]]) -> str:
@@ -189,6 +189,11 @@ def _heated(found: Explanation, values: NDArray[np.float32]) -> Image.Image:
     if not found.frames:
         return heat(screen_size(found.pictures[0].convert("RGB")), scaled)
     return strip([heat(one.convert("RGB"), each) for one, each in zip(found.pictures, scaled, strict=True)])
+
+
+def _share(share: float) -> str:
+    """Write a probability; a box is one of many thousands, and a small share of a good one is not none."""
+    return "under 1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _sure(score: float) -> str:
