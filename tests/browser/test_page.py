@@ -85,7 +85,6 @@ def test_upload_ask_and_see_the_answer(visit: Visit, served: Served, tmp_path: P
 
 def test_an_example_fills_everything_in(visit: Visit, served: Served, picture_of: Shoot) -> None:
     page = visit()
-    picture_of(page, "page-start")
     page.locator("#examples button").first.click()
     page.locator("#preview img").wait_for()
     page.locator("#ask").click()
