@@ -92,7 +92,7 @@ def test_the_index_is_made_once_and_anew_when_the_shard_changes(tmp_path: Path, 
     shard = write_tar(tmp_path / "0.tar", image_files(0, 2))
     scans = []
     scan = shard_index.scan_shard
-    monkeypatch.setattr(shard_index, "scan_shard", lambda place, size: scans.append(place) or scan(place, size))
+    monkeypatch.setattr(shard_index, "scan_shard", lambda place, *version: scans.append(place) or scan(place, *version))
     assert len(open_index(str(shard))) == 2 == len(open_index(str(shard))) and len(scans) == 1
     assert (tmp_path / "0.tar.index.jsonl").is_file() and not list((tmp_path).glob(".*"))
     write_tar(shard, image_files(0, 3))
@@ -169,3 +169,46 @@ def test_shards_changed_during_a_run_are_told(tmp_path: Path) -> None:
     (tmp_path / "00000.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"00000\.tar has changed: 0 of .* bytes at .*; start again"):
         samples[1]
+
+
+def test_an_index_of_other_samples_is_told_by_the_shard_itself(tmp_path: Path) -> None:
+    """A shard packed anew with equal sizes and an equal time: only the headers in it say that its samples are others."""
+    shard = write_tar(tmp_path / "0.tar", [("a.jpg", picture(0)), ("a.txt", b"one"), ("b.jpg", picture(1)), ("b.txt", b"two")])
+    samples, state = open_shards(tmp_path, ["."], {}), shard.stat()
+    write_tar(shard, [("c.jpg", picture(0)), ("c.txt", b"one"), ("d.JPG", picture(1)), ("b.txt", b"two")])
+    os.utime(shard, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    with pytest.raises(DataError, match=r"0\.tar has changed: at .* is 'c\.txt', not 'a\.txt'; delete .*0\.tar\.index\.jsonl"):
+        samples[0]
+    assert samples[1].targets == ("two",)
+    with pytest.raises(DataError, match=r"is 'd\.JPG', not 'b\.jpg'"):
+        samples.shards.read("0.tar/b.jpg")
+
+
+def test_a_damaged_index_is_told(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "0.tar", image_files(0, 3))
+    open_index(str(shard))
+    home = tmp_path / "0.tar.index.jsonl"
+    lines = home.read_text().splitlines(keepends=True)
+    home.write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match=r"index .*0\.tar\.index\.jsonl has 2 of 3 lines; delete it and start again"):
+        open_shards(tmp_path, ["."], {})[0]
+    home.write_text("".join([*lines[:2], "[1]\n", lines[3]]))
+    samples = open_shards(tmp_path, ["."], {})
+    assert samples[2].targets == ("shard 0 picture 2",)
+    with pytest.raises(DataError, match=r"line 3 of the index .* is damaged"):
+        samples[1]
+
+
+def test_doubled_files_are_refused_and_odd_names_read(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("k.jpg", picture(0)), ("k.txt", b"x"), ("k.jpg", picture(1)), ("k.txt", b"y")])
+    with pytest.raises(DataError, match=r"a\.tar: 'k\.jpg' is in it twice; pack it again"):
+        open_index(str(tmp_path / "a.tar"))
+    long = "long/" * 30 + "n" * 120
+    names = [long, "Größe", "./dot/under", b"\xff".decode("utf-8", "surrogateescape")]
+    write_tar(
+        tmp_path / "b" / "0.tar", [(f"{name}.{suffix}", data) for name in names for suffix, data in (("JPG", picture(0)), ("txt", b"x"))]
+    )
+    samples = open_shards(tmp_path, ["b"], {})
+    assert [(sample.targets, samples.shards.read(str(sample.image))) for sample in samples] == [(("x",), picture(0))] * 4
+    fresh = open_shards(tmp_path, ["b"], {})  # found by name alone, without having been asked for before
+    assert [fresh.shards.read(str(sample.image)) for sample in samples] == [picture(0)] * 4

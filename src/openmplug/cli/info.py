@@ -20,6 +20,7 @@ OPTIONAL = {
     "parquet": (("pyarrow",), "parquet files"),
     "search": (("lancedb",), "search indexes"),
     "scale": (("ray",), "clusters"),
+    "remote": (("aiohttp",), "shards behind https"),
     "serve": (("fastapi", "uvicorn", "httptools", "python_multipart"), "HTTP service"),
     "demo": (("gradio",), "web page"),
     "export": (("onnx", "onnxscript", "onnxruntime", "torchao"), "ONNX export, weights in 8 and 4 bits"),

@@ -92,14 +92,24 @@ def _remote(pattern: str) -> list[str]:
     return [f"{chain}{joint}{system.unstrip_protocol(name)}" for name in names]
 
 
-@lru_cache(maxsize=64)
+def cache_folder() -> Path:
+    """Return the folder of what is kept about shards elsewhere: ``$OPENMPLUG_CACHE/shards``, else below ``~/.cache``."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return Path(os.environ.get("OPENMPLUG_CACHE") or caches / "openmplug") / "shards"
+
+
 def file_system(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and the path in it.
+    """Return the fsspec file system of a URL, and the path in it; each process has its own, as connections survive no fork.
 
     Raises:
         EnvironmentProblem: If fsspec, or what the protocol needs besides, is not installed.
         DataError: If there is no such protocol, or it refuses.
     """
+    return _file_system(url, os.getpid())
+
+
+@lru_cache(maxsize=64)
+def _file_system(url: str, process: int) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:

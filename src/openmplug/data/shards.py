@@ -6,67 +6,122 @@ Nothing is held in memory but a few shards' indices: a sample is made when it is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
 from openmplug.batch import Sample
 from openmplug.data.images import ImageSource, one_line
-from openmplug.data.shard_index import KINDS, Row, ShardIndex, open_index, parse_row
-from openmplug.data.shard_places import file_system, find_shards, is_remote
+from openmplug.data.remote import MOST_BYTES, RUN, ReadAhead
+from openmplug.data.shard_copies import VARIABLE, check_room, local_copy, most_bytes
+from openmplug.data.shard_index import KINDS, Row, Rows, ShardIndex, open_index
+from openmplug.data.shard_places import find_shards, is_remote
 from openmplug.errors import DataError, UsageError
 
 KEPT_SHARDS = 64
-"""Indices and open files of so many shards are kept in memory, about a megabyte each."""
+"""So many shards are kept open, with their indices mapped: in each process four bytes for each of their samples."""
+
+COPIES_AT_ONCE = 10
+"""Shards of a source that are read at about the same time: a window of the order of a pass, and what is read ahead of the next."""
+
+_REQUESTS_AT_ONCE = 16
+_RECENT_ROWS = 256
+_HEADER_BYTES = 512  # of a file in a tar, right before its content
+_NAME_BYTES = 100  # at the start of that header
 
 _ROLES = ("caption",)
 _MANY = {"picture": "pictures", "clip": "videos", "words": "texts alone"}
 
 
 class _Shard:
-    """What is in memory of one shard."""
+    """What is in memory of one shard: its rows as a map of their file, and those asked for last."""
 
-    def __init__(self, place: str, index: ShardIndex) -> None:
+    def __init__(self, place: str, index: ShardIndex, ahead: ReadAhead) -> None:
         self.place = place
-        self.lines = index.lines()
-        self._rows: dict[str, int] | None = None
+        self.rows = Rows(index)
+        self._index = index
+        self._ahead = ahead
+        self._recent: OrderedDict[str, Row] = OrderedDict()  # key -> row: a picture is asked for after its words
         self._file: int | None = None
 
     def row(self, number: int) -> Row:
-        return parse_row(self.lines[number])
+        row = self.rows[number]
+        self._recent[row.key] = row
+        if len(self._recent) > _RECENT_ROWS:
+            self._recent.popitem(last=False)
+        return row
 
     def find(self, key: str) -> Row | None:
-        if self._rows is None:
-            self._rows = {parse_row(line).key: number for number, line in enumerate(self.lines)}
-        return self.row(self._rows[key]) if key in self._rows else None
+        return self._recent.get(key) or self.rows.find(key)
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read(self, row: Row, suffix: str) -> bytes:
+        """Return the content of a file of a sample; the header before it says that it is that file."""
+        offset, size = row.files[suffix]
+        start, end = offset - _HEADER_BYTES, offset + size
+        if not is_remote(self.place):
+            data = self._read_local(start, end - start)
+        elif most_bytes():
+            data = self._read_copy(start, end - start)
+        else:
+            data = self._ahead.read(self.place, start, end, lambda: self._run(row))
+        if len(data) != end - start:
+            given = max(0, len(data) - _HEADER_BYTES)
+            raise DataError(f"shard {self.place} has changed: {given:,} of {size:,} bytes at {offset:,}; start again to index it anew")
+        name = data[:_NAME_BYTES].partition(b"\0")[0]
+        expected = f"{row.key}.{suffix}"
+        # Of longer names and other letters, the header of the older forms says less.
+        if len(name) < _NAME_BYTES and expected.isascii() and _last(name).lower() != _last(expected.encode()).lower():
+            found = _last(name).decode("ascii", "backslashreplace")[:40]
+            raise DataError(f"shard {self.place} has changed: at {offset:,} is '{found}', not '{expected}'; delete {self._index.path}")
+        return data[_HEADER_BYTES:]
+
+    def _read_local(self, start: int, size: int) -> bytes:
         try:
-            if is_remote(self.place):
-                system, path = file_system(self.place)
-                data = bytes(system.cat_file(path, start=offset, end=offset + size))
-            elif hasattr(os, "pread"):
+            if hasattr(os, "pread"):
                 if self._file is None:
                     self._file = os.open(self.place, os.O_RDONLY)
-                data = os.pread(self._file, size, offset)
-            else:  # Windows
-                with open(self.place, "rb") as file:
-                    file.seek(offset)
-                    data = file.read(size)
+                return os.pread(self._file, size, start)
+            return _part(self.place, start, size)  # Windows
         except OSError as error:
             raise DataError(f"shard {self.place} cannot be read: {one_line(error)}") from None
-        if len(data) != size:
-            raise DataError(f"shard {self.place} has changed: {len(data):,} of {size:,} bytes at {offset:,}; start again to index it anew")
-        return data
+
+    def _read_copy(self, start: int, size: int) -> bytes:
+        # Never kept open: a copy that another process throws away would take room for as long.
+        for _ in range(3):
+            with contextlib.suppress(FileNotFoundError):
+                return _part(local_copy(self.place, self._index.size, self._index.stamp), start, size)
+        raise DataError(f"copies of shard {self.place} are thrown away before they are read; let {VARIABLE} allow more GB")
+
+    def _run(self, row: Row) -> tuple[int, int]:
+        """Return where the files of a sample begin, and where those of its run end, or of the last that one request may read."""
+        start = end = min(offset for offset, _ in row.files.values()) - _HEADER_BYTES
+        for number in range(row.number, min(row.number // RUN * RUN + RUN, len(self.rows))):
+            further = max(offset + size for offset, size in self.rows[number].files.values())
+            if further - start > MOST_BYTES:
+                break
+            end = further
+        return start, end
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
             os.close(self._file)  # type: ignore[arg-type]
+
+
+def _part(path: str | Path, start: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def _last(name: bytes) -> bytes:
+    return name.rpartition(b"/")[2]
 
 
 class ShardSet(ImageSource):
@@ -84,11 +139,12 @@ class ShardSet(ImageSource):
     Attributes:
         sizes: Samples of each shard.
         kind: "picture", "clip" or "words": what all its samples are about.
+        remote: Whether some are behind URLs, where each read is a request.
     """
 
     def __init__(self, places: Sequence[str]) -> None:
         self.places = list(places)
-        self._indices = [open_index(place) for place in self.places]
+        self._indices = _open_indices(self.places)
         self.sizes = [len(index) for index in self._indices]
         self._ends = list(accumulate(self.sizes))
         self._labels = _short_names(self.places)
@@ -100,7 +156,11 @@ class ShardSet(ImageSource):
             raise DataError(f"{self.places[0]} and the shards beside it hold {found}; put each kind into shards of its own")
         self.kind = kinds[0]
         self.description = f"{len(places):,} shards such as {self.places[0]} ({len(self):,} samples)"
+        self.remote = any(map(is_remote, self.places))
+        if self.remote:
+            check_room(self.places[0], max(index.size for index in self._indices), min(len(self.places), COPIES_AT_ONCE))
         self._kept: OrderedDict[int, _Shard] = OrderedDict()
+        self._ahead = ReadAhead()
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -117,7 +177,7 @@ class ShardSet(ImageSource):
         Raises:
             DataError: If the shard cannot be read.
         """
-        return self._shard(number).read(*row.files[suffix])
+        return self._shard(number).read(row, suffix)
 
     def label(self, number: int) -> str:
         """Return what a shard is called in the names of its pictures."""
@@ -125,10 +185,10 @@ class ShardSet(ImageSource):
 
     def _shard(self, number: int) -> _Shard:
         if self._process != os.getpid():  # forked: file numbers are shared with the parent, and may be closed there
-            self._kept, self._process = OrderedDict(), os.getpid()
+            self._kept, self._ahead, self._process = OrderedDict(), ReadAhead(), os.getpid()
         shard = self._kept.get(number)
         if shard is None:
-            shard = self._kept[number] = _Shard(self.places[number], self._indices[number])
+            shard = self._kept[number] = _Shard(self.places[number], self._indices[number], self._ahead)
             if len(self._kept) > KEPT_SHARDS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
@@ -136,7 +196,7 @@ class ShardSet(ImageSource):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: a file number means nothing in another process."""
-        return {**self.__dict__, "_kept": OrderedDict(), "_process": 0}
+        return {**self.__dict__, "_kept": OrderedDict(), "_ahead": ReadAhead(), "_process": 0}
 
     # ------------------------------------------------------------------------------------------------------- as ImageSource
 
@@ -158,7 +218,7 @@ class ShardSet(ImageSource):
         if found is None:
             raise DataError(f"image '{name}' not found in {self.description}; expected SHARD.tar/KEY.SUFFIX")
         number, row, suffix = found
-        return self._shard(number).read(*row.files[suffix])
+        return self._shard(number).read(row, suffix)
 
     def _found(self, name: str) -> tuple[int, Row, str] | None:
         shard, mark, rest = name.partition(".tar/")
@@ -171,6 +231,14 @@ class ShardSet(ImageSource):
     def __contains__(self, name: object) -> bool:
         """Say whether there is such a picture; only its shard's index is looked at."""
         return isinstance(name, str) and self._found(name) is not None
+
+
+def _open_indices(places: Sequence[str]) -> list[ShardIndex]:
+    """Open indices in order; those of remote shards several at a time, as each is a request at least."""
+    if not any(map(is_remote, places)):
+        return [open_index(place) for place in places]
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(open_index, places))
 
 
 def _short_names(places: Sequence[str]) -> list[str]:
@@ -253,8 +321,9 @@ class ShardSamples(Sequence[Sample]):
             raise DataError(f"{row.key}.txt in {self.shards.places[number]} is not UTF-8 text (byte {error.start:,})") from None
 
     def _facts(self, number: int, row: Row) -> dict[str, Any]:
+        data = self.shards.file(number, row, "json")
         try:
-            facts = json.loads(self.shards.file(number, row, "json"))
+            facts = json.loads(data)
         except ValueError as error:
             raise DataError(f"{row.key}.json in {self.shards.places[number]} is not JSON ({one_line(error)})") from None
         return facts if isinstance(facts, dict) else {}

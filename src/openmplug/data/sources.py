@@ -14,7 +14,7 @@ from typing import Protocol
 
 from openmplug.batch import Sample
 from openmplug.data.images import ImageSource
-from openmplug.data.shard_places import is_remote
+from openmplug.data.remote import RUN
 from openmplug.data.shards import ShardSamples
 from openmplug.errors import DataError, UsageError
 
@@ -186,7 +186,8 @@ class Mixture:
                 if draw is None:
                     raise UsageError(f"source '{source.name}' lies in shards, which hold captions and texts; this task learns from neither")
                 weight = source.weight or float(len(samples))
-                components.append(Component(source.name, samples.shards.kind, weight, samples, tuple(samples.shards.sizes), draw, first))
+                shards, run = samples.shards, RUN if samples.shards.remote else 1
+                components.append(Component(source.name, shards.kind, weight, samples, tuple(shards.sizes), draw, first, run))
                 continue
             kinds = made[source.name]
             count = sum(map(len, kinds.values()))
@@ -234,7 +235,7 @@ def _look(source: Source, first: int) -> list[Sample]:
     samples = source.samples
     if not isinstance(samples, ShardSamples):
         return [named_by(sample, source.name, first) for sample in samples]
-    most = min(len(samples), _LOOKED_AT_REMOTE if is_remote(samples.shards.places[0]) else LOOKED_AT)
+    most = min(len(samples), _LOOKED_AT_REMOTE if samples.shards.remote else LOOKED_AT)
     found, errors = [], []
     for number in range(most):
         try:
