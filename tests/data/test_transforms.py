@@ -9,13 +9,23 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import ValidationError
 
 from openmplug.data.crops import resize_fast
 from openmplug.data.images import decode_image
-from openmplug.data.transforms import CLIP_MEAN, CLIP_STD, OPERATIONS, EvalTransform, ImageSettings, RandAugment, TrainTransform, crop_box
+from openmplug.data.transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    OPERATIONS,
+    EvalTransform,
+    ImageSettings,
+    RandAugment,
+    TrainTransform,
+    crop_box,
+    smoothed,
+)
 from openmplug.errors import DataError
 
 
@@ -118,6 +128,17 @@ def test_brightness_and_translation_equal_their_plain_forms(photo: Image.Image) 
     shifted = np.asarray(OPERATIONS["TranslateX"](photo, 0.75, 1.0)).astype(int)  # 7.5 px: between two pixels
     between = (np.asarray(photo).astype(int)[:, 7:-1] + np.asarray(photo).astype(int)[:, 8:]) / 2
     assert np.abs(shifted[:, : between.shape[1]] - between).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(64, 48), (3, 3), (2, 7), (1, 1)])
+@pytest.mark.parametrize("level", [0.0, 0.7, 1.0])
+def test_sharpness_equals_pillows_to_the_last_bit(size: tuple[int, int], level: float) -> None:
+    generator = np.random.default_rng(size[0])
+    for high in (256, 2):  # the second has pixels of 0 and 255 only, whose sums reach both ends
+        image = Image.fromarray((generator.integers(0, high, (*size[::-1], 3)) * (255 // (high - 1))).astype(np.uint8))
+        assert np.array_equal(np.asarray(smoothed(image)), np.asarray(image.filter(ImageFilter.SMOOTH)))
+        ours = OPERATIONS["Sharpness"](image, level, 1.0)
+        assert np.array_equal(np.asarray(ours), np.asarray(ImageEnhance.Sharpness(image).enhance(0.1 + 1.8 * level)))
 
 
 def test_colour_operations_can_be_left_out() -> None:
