@@ -46,6 +46,9 @@ def fixture_of(name: str, root: Path) -> tuple[Path, list[str]]:
     if name in test_pretrain_recipes.NAMES:
         test_pretrain_recipes.shards(root)
         return root, []
+    if name == test_everything_recipes.DRAWN:
+        test_everything_recipes.drawings(root)
+        return root, []
     if name in test_everything_recipes.NAMES:
         test_everything_recipes.everything(root)
         return root, []
