@@ -347,9 +347,9 @@ def test_it_can_be_used_without_eyes_and_without_a_mouse(visit: Visit) -> None:
 # ----------------------------------------------------------------------------------------------------------------- many at once
 
 
-def test_ten_people_at_once_get_their_own_answers(visit: Visit, served: Served, tmp_path: Path) -> None:
+def test_five_people_at_once_get_their_own_answers(visit: Visit, served: Served, tmp_path: Path) -> None:
     model = model_for(served, "retrieval")
-    colours = ("red", "green", "blue", "yellow", "purple", "black", "orange", "cyan", "brown", "grey")
+    colours = ("red", "green", "blue", "yellow", "purple")  # each is a browser's window, which costs more than the answer
     people = []
     for number, colour in enumerate(colours):
         path, page = draw(tmp_path / f"{colour}.png", colour), visit()

@@ -9,7 +9,7 @@ TITLE = "openmplug: ask about a picture"
 CSS = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important; padding: 0 !important; }
 .gradio-container .main.app { padding: 1rem !important; }
-.om-tray { display: flex; gap: .5rem; overflow-x: auto; padding: .25rem 0; }
+.om-tray { display: flex; flex-wrap: wrap; gap: .5rem; padding: .25rem 0; }
 .om-tray button { flex: none; padding: 2px; border: 2px solid var(--border-color-primary); border-radius: .5rem; cursor: pointer; }
 .om-tray button:hover, .om-tray button:focus-visible { border-color: var(--color-accent); }
 .om-tray img { display: block; width: 3.2rem; height: 3.2rem; border-radius: .35rem; margin: 0 !important; }
