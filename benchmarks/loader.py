@@ -1,6 +1,6 @@
 """Samples per second and core of the training loader over shards, against Pillow on the same files in the same run.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py [SHARDS] [--data DIR] [--image-size 256] [--workers 0] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/loader.py [SHARDS] [--data DIR] [--image-size 256] [--workers 0] [--randaugment 2] [--json FILE]
 
 ``plain`` opens each picture's bytes with Pillow and converts it to RGB, and does nothing else. ``draft`` is what a loader has to do at
 least: Pillow decodes with ``draft`` and resizes the whole picture to the square. ``shards`` and ``fast`` are the loader of a run of
@@ -83,16 +83,18 @@ def draft(data: Sequence[bytes], size: int) -> None:
         image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
 
 
-def build(samples: ShardSamples, image_size: int, batch_size: int, workers: int, fast: bool) -> tuple[BatchLoader, MixtureSampler]:
+def build(samples: ShardSamples, options: argparse.Namespace, fast: bool) -> tuple[BatchLoader, MixtureSampler]:
     """Build the loader of a run that learns captions."""
-    settings = ImageSettings(size=image_size, crop_scale=(0.2, 1.0), fast=fast)  # as the papers pre-train
+    settings = ImageSettings(
+        size=options.image_size, crop_scale=(0.2, 1.0), randaugment_ops=options.randaugment, fast=fast
+    )  # as the papers
     mixture = Mixture([Source("web", samples, samples.shards)])
     examples = mixture.examples(list, DrawCaptions(), seed=0)
     looked = mixture.looked_at()
     tokenizer = Tokenizer.from_vocab(build_vocabulary((text for sample in looked for text in sample.targets), 30522, 1, ()))
-    sampler = MixtureSampler(examples, min(batch_size, len(samples)))
+    sampler = MixtureSampler(examples, min(options.batch_size, len(samples)))
     dataset = ImageTextDataset(examples, JoinedImages({"web": samples.shards}), TrainTransform(settings))
-    return build_loader(dataset, sampler, CaptionCollator(tokenizer, "", 32, True), workers), sampler
+    return build_loader(dataset, sampler, CaptionCollator(tokenizer, "", 32, True), options.workers), sampler
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -109,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="0 loads in this process")
+    parser.add_argument("--randaugment", type=int, default=2, metavar="N", help="operations drawn for each picture; 0 = none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=512, help="pictures to make, or to take of --data")
     parser.add_argument("--size", type=int, nargs=2, default=(384, 256), metavar=("WIDTH", "HEIGHT"), help="of those, px")
@@ -152,10 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(samples: ShardSamples, options: argparse.Namespace, clock: Callable[[], float]) -> dict[str, float]:
     """Let all take turns; the first round of each is not counted."""
-    built = {
-        name: build(samples, options.image_size, options.batch_size, options.workers, fast)
-        for name, fast in (("shards", False), ("fast", True))
-    }
+    built = {name: build(samples, options, fast) for name, fast in (("shards", False), ("fast", True))}
     times: dict[str, list[float]] = {name: [] for name in ("plain", "draft", *built)}
     data: list[bytes] = []
     for number in range(options.rounds + 1):

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/shard_index.py [--samples 14000000] [--per-shard 10000] [--workers 0 4] [--json FILE]
 
 One shard of tiny pictures is packed; it is then there many times, as links, each with an index of its own, as large as that of real
-pictures: for 14,000,000 samples 1.1 GB of disk. Every case runs in a process of its own. ``own`` is memory of that process alone beyond its
-imports, ``shared`` what it maps together with others and the system can take back; those of workers are the largest one's.
+pictures: for 14,000,000 samples 1.1 GB of disk. Every case runs in a process of its own. ``own_mb`` is what it and its workers take beyond
+their imports, pages that they share counted once; ``mapped_mb`` is what they map of files, which the system can take back.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ def make(folder: Path, samples: int, per_shard: int) -> None:
         shutil.copyfile(index_beside(shard), index_beside(place))
 
 
-def memory(process: int | str = "self") -> tuple[float, float]:
-    """Return what a process has for itself and what it shares, MB."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
-    own = sizes["Private_Dirty"]  # pages that were only read can be taken back, though one process alone has them
-    return own, sizes["Rss"] - own
+def memory(*processes: int | str) -> tuple[float, float]:
+    """Return what processes have of their own and what they map of files, MB; shared pages count once among them."""
+    sums = [0.0, 0.0]
+    for process in processes or ("self",):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+        sizes = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
+        sums = [sums[0] + sizes["Pss_Anon"], sums[1] + sizes["Pss_File"]]
+    return sums[0], sums[1]
 
 
 def collate(items: list[Item]) -> Batch:
@@ -69,8 +71,9 @@ def collate(items: list[Item]) -> Batch:
 def case(folder: Path, workers: int, batches: int, pipe: Connection) -> None:
     """Measure one case and send its numbers."""
     torch.set_num_threads(1)
-    before, times = memory()[0], {}
-    began = time.perf_counter()
+    multiprocessing.set_start_method("fork", force=True)  # as in a run on Linux; a spawned process would spawn its workers too
+    (before, mapped_before), times = memory(), {}
+    began, busy = time.perf_counter(), time.process_time()
 
     def lap(name: str) -> None:
         nonlocal began
@@ -78,6 +81,7 @@ def case(folder: Path, workers: int, batches: int, pipe: Connection) -> None:
 
     split = read_training(DataSettings(reader="shards", root=folder, train=["."]))
     lap("open_seconds")
+    times["open_cpu_seconds"] = time.process_time() - busy
     assert split.mixture is not None
     examples = split.mixture.examples(list, DrawCaptions(), seed=0)
     sampler = MixtureSampler(examples, BATCH)
@@ -94,14 +98,10 @@ def case(folder: Path, workers: int, batches: int, pipe: Connection) -> None:
     lap("resume_seconds")
     drawn = sum(len(batch.samples) for batch in islice(rest, batches))
     lap("rest")
-    children = [memory(child.pid) for child in multiprocessing.active_children()]
-    own, shared = memory()
     facts = {"samples": len(examples), "workers": workers, **times, "samples_per_second": drawn / times.pop("rest")}
-    facts |= {"opened_mb": opened, "own_mb": own - before, "shared_mb": shared}
-    facts |= {"worker_own_mb": max((each[0] - before for each in children), default=0.0)}
-    facts |= {"worker_shared_mb": max((each[1] for each in children), default=0.0)}
-    facts["imports_mb"] = before
-    facts.pop("rest", None)
+    own, mapped = memory("self", *(str(child.pid) for child in multiprocessing.active_children()))
+    facts |= {"opened_mb": opened, "own_mb": own - before, "mapped_mb": mapped - mapped_before, "imports_mb": before}
+    facts.pop("rest")
     pipe.send(facts)
 
 
