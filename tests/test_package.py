@@ -103,7 +103,10 @@ def test_files_name_no_machine_and_no_registry() -> None:
 
 
 def test_no_large_file_is_tracked() -> None:
-    assert [str(path.relative_to(REPOSITORY)) for path in tracked_files() if path.stat().st_size > 2 * 1024**2] == []
+    large = [(path, path.stat().st_size) for path in tracked_files() if path.stat().st_size > 2 * 1024**2]
+    shipped = SOURCE / "weights"  # what comes with the package may have 40 MB in all
+    assert [str(path.relative_to(REPOSITORY)) for path, _ in large if shipped not in path.parents] == []
+    assert sum(size for path, size in large if shipped in path.parents) <= 40_000_000
 
 
 def test_layers_contract_names_every_module(pyproject: dict) -> None:
@@ -115,12 +118,12 @@ def test_layers_contract_names_every_module(pyproject: dict) -> None:
         "inference | engine",
         "tasks | checkpoints",
         "models | objectives | data | metrics",
-        "config | batch | device | distributed",
+        "config | batch | device | distributed | lock",
         "errors",
     ]
     assert layers["exhaustive"] is True
     named = {name.strip() for layer in layers["layers"] for name in layer.split("|")} | set(layers["exhaustive_ignores"])
-    present = {path.stem if path.is_file() else path.name for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    present = {path.stem if path.is_file() else path.name for path in SOURCE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     assert present - named - {"__init__", "__pycache__"} == set()
 
 

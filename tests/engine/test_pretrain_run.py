@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import openmplug
+from cli.command import run
 from openmplug.engine.recipe import check_recipe
 from openmplug.engine.run import evaluate, train
 from openmplug.errors import ModelError, UsageError
@@ -120,6 +121,12 @@ def test_python_takes_a_pretrained_model_for_whatever_its_parts_allow(root: Path
     assert model.match(picture, "a red picture").probability > 0
     assert model.answer(picture, "what colour is this?", candidates=["red", "blue"]).text in ("red", "blue")
     assert isinstance(model.caption(picture, min_length=1, max_length=4).text, str)
+
+
+def test_folders_are_captioned_by_a_pretrained_model(root: Path, pretrained: Path, tmp_path: Path) -> None:
+    outcome = run("predict", "caption", root / "images", "--model", pretrained, "--output", tmp_path / "out.jsonl")
+    assert outcome.code == 0, outcome.err
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(list((root / "images").iterdir()))
 
 
 def test_captions_are_asked_for_as_pretraining_asked(root: Path, pretrained: Path, tmp_path: Path) -> None:

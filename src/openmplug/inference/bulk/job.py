@@ -18,6 +18,7 @@ from openmplug.inference.bulk.inputs import Inputs
 from openmplug.inference.bulk.outputs import check_output
 from openmplug.inference.bulk.verbs import VERBS
 from openmplug.inference.model import check_trained_for
+from openmplug.tasks import PRETRAINING
 
 ENGINES = ("local", "ray")
 
@@ -122,7 +123,8 @@ def check_model(job: Job) -> dict[str, Any]:
         digests = {path.name: _digest(path) for path in (*found.configs, found.vocabulary) if path is not None}
         return {"weights": file_hash(found.file), **digests, "precision": precision}
     # A description without a task is refused when the model is loaded.
-    check_trained_for(read_config(folder).get("task"), VERBS[job.verb].task)
+    trained_for = read_config(folder).get("task")
+    check_trained_for(None if trained_for == PRETRAINING else trained_for, VERBS[job.verb].task)
     if not holds_adapters(folder):
         with open_tensors(folder / WEIGHTS):  # whole, before it is read from end to end
             pass
