@@ -63,8 +63,16 @@ def no_sideways_scrolling(page: Any) -> None:
     assert wide <= window, f"the page is {wide} px wide in a window of {window}"
 
 
+def able(served: Served, verb: str, count: int = 1) -> list[Any]:
+    """Return what of the shelf can do something; `make pictures` may name models that leave a tab out."""
+    found = [one for one in served.shelf if verb in one.verbs]
+    if len(found) < count:
+        pytest.skip(f"{count} that can do {verb} are needed; OPENMPLUG_PAGE_MODELS names {len(found)}")
+    return found[:count]
+
+
 def model_for(served: Served, verb: str) -> Any:
-    return next(one.model for one in served.shelf if verb in one.verbs)
+    return able(served, verb)[0].model
 
 
 # ------------------------------------------------------------------------------------------------------------------- what it does
@@ -123,6 +131,7 @@ def test_caption_with_where_it_looked(visit: Visit, served: Served, picture_of: 
 
 
 def test_find_draws_the_box(visit: Visit, served: Served, tmp_path: Path) -> None:
+    able(served, "grounding")
     page, path = visit(), draw(tmp_path / "mine.png")
     upload(page, path)
     go_to(page, "Find")
@@ -138,7 +147,8 @@ def test_find_draws_the_box(visit: Visit, served: Served, tmp_path: Path) -> Non
     assert [columns[0], rows[0], columns[-1], rows[-1]] == pytest.approx([left, top, right, bottom], abs=2)
 
 
-def test_find_in_an_example(visit: Visit, picture_of: Shoot) -> None:
+def test_find_in_an_example(visit: Visit, served: Served, picture_of: Shoot) -> None:
+    able(served, "grounding")
     page = visit()
     page.locator("#examples button").nth(1).click()
     page.locator("#preview img").wait_for()
@@ -186,14 +196,14 @@ def test_search_by_words_and_by_picture(visit: Visit, served: Served, picture_of
 
 
 def test_compare_two_models(visit: Visit, served: Served, picture_of: Shoot) -> None:
+    compared = able(served, "vqa", 2)
     page = visit()
     page.locator("#examples button").first.click()
     page.locator("#preview img").wait_for()
     go_to(page, "Compare")
     page.locator("#both-text textarea, #both-text input").first.fill("what colour is the triangle?")
     page.locator("#compare").click()
-    able = [one for one in served.shelf if "vqa" in one.verbs][:2]
-    for side, one in zip(("first", "second"), able, strict=True):
+    for side, one in zip(("first", "second"), compared, strict=True):
         said(page, f"{side}-result")
         assert one.name in page.locator(f"#{side}-result").inner_text()
     picture_of(page, "page-compare")
@@ -208,6 +218,7 @@ def test_a_clip(visit: Visit, served: Served, picture_of: Shoot) -> None:
     page.locator("#ask").click()
     said(page, "answer")
     picture_of(page, "page-clip")
+    able(served, "grounding")
     go_to(page, "Find")
     page.locator("#find").click()
     assert "is a video; give one of its frames" in error(page, "found")

@@ -141,6 +141,8 @@ def test_columns_of_a_table_become_filters(archive: Path, matcher: Model, tmp_pa
     assert index.add([archive], workers=0).added == 2
     assert index.add([table(archive / "list.jsonl", {"image": "a.png", "year": 2030})], workers=0).replaced == 1
     assert names(index, "year > 2019") == ["a.png", "b.png", "clip.gif"]
+    reopened = Index.open(tmp_path / "index", matcher)
+    assert names(reopened, "year > 2019 AND good") == ["b.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")

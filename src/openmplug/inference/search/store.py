@@ -59,7 +59,11 @@ class Store:
         self._vector_size = vector_size
         database = import_lancedb().connect(str(folder), read_consistency_interval=_SEEN_AGAIN)
         try:
-            self.table = database.create_table(TABLE, schema=self._schema(), exist_ok=True)
+            # One that is there may have further columns; create_table(exist_ok=True) would refuse it for its schema.
+            if TABLE in database.list_tables().tables:
+                self.table = database.open_table(TABLE)
+            else:
+                self.table = database.create_table(TABLE, schema=self._schema(), exist_ok=True)
         except (RuntimeError, OSError, ValueError) as error:
             raise write_problem(error, folder) from error
 
