@@ -33,7 +33,8 @@ def quickstart(
     ] = False,
     train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 2200,
     dev_images: Annotated[
-        int | None, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on. [100; with --train 500]")
+        int | None,
+        typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.", show_default="100, with --train 500"),
     ] = None,
     device: Device = None,
     seed: Seed = None,
