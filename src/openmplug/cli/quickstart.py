@@ -32,10 +32,7 @@ def quickstart(
         bool, typer.Option("--train", help="Train three models first, minutes, instead of taking the shipped one.")
     ] = False,
     train_images: Annotated[int, typer.Option("--train-images", min=8, help="Pictures to train on.")] = 2200,
-    dev_images: Annotated[
-        int | None,
-        typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.", show_default="100, with --train 500"),
-    ] = None,
+    dev_images: Annotated[int, typer.Option("--dev-images", min=4, help="Pictures of unseen compositions to evaluate on.")] = 200,
     device: Device = None,
     seed: Seed = None,
     json_output: Json = False,
@@ -55,7 +52,6 @@ def quickstart(
     began = time.monotonic()
     shipped = None if training else _shipped()
     data, drawn = output / "data", train_images if training else FEWEST
-    dev_images = dev_images or (500 if training else 100)
     _same_data(output, {"train_images": train_images if training else 0, "dev_images": dev_images})
     to_train_on = f"{drawn:,} pictures to train on and " if training else ""
     screen.note(f"Drawing {to_train_on}{dev_images:,} pictures of compositions that training never shows.")
