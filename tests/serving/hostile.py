@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import struct
 import zlib
+
+from PIL import Image
 
 
 def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
@@ -15,6 +18,31 @@ def bomb(width: int = 50_000, height: int = 50_000) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def many_scans(scans: int = 2_000) -> bytes:
+    """Make a progressive JPEG that goes over its picture so many times, a few bytes each."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 40)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * scans + data[-2:]
+
+
+def growing_gif(width: int, height: int) -> bytes:
+    """Make a GIF of 8 x 8 pixels whose second frame is as large as is said."""
+
+    def frame(width: int, height: int) -> bytes:
+        return b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
+
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    return screen + frame(1, 1) + frame(width, height) + b"\x3b"
+
+
+def many_frames_gif(frames: int) -> bytes:
+    """Make a GIF of so many frames, of 15 bytes each."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    return screen + (b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00") * frames + b"\x3b"
 
 
 def longer(video: bytes, seconds: int = 36_000) -> bytes:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from openmplug.errors import ModelError
 from openmplug.inference.model import Model
-from openmplug.serving import worker
+from openmplug.serving import service, worker
 from openmplug.serving.work import Piece, Work
-from serving.conftest import Running, running
+from serving.conftest import Running, running, until
 from serving.hostile import talk
 
 
@@ -46,13 +51,6 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     monkeypatch.setattr(worker, "attempt", made.attempt)
     yield made
     made.free.set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_full_queue_answers_429_and_loses_nothing(run: Callable[..., Running], held: Held, model: Model, pictures: list[bytes]) -> None:
@@ -141,13 +139,10 @@ def test_logs_say_what_happened_and_nothing_of_what_was_sent(
     one.post("answer", files={"image": ("secret-name.png", picture)}, data={"question": "secret words"}, headers={"x-request-id": "id-7"})
     one.client.get("/secret/path?secret=query", headers={"authorization": "Bearer secret-key"})
     one.post("caption", json={"secret_field": "secret value"})
-    until = time.monotonic() + 10
-    asked: list[dict[str, Any]] = []
-    while len(asked) < 3 and time.monotonic() < until:  # a line is written after its answer was sent
-        lines = [(record.getMessage(), getattr(record, "fields", {})) for record in caplog.records if record.name == "openmplug.serving"]
-        asked = [fields for event, fields in lines if event == "request"]
-        time.sleep(0.02)
+    until(lambda: sum(record.getMessage() == "request" for record in caplog.records) == 3)  # an answer is out before its line
+    lines = [(record.getMessage(), getattr(record, "fields", {})) for record in caplog.records if record.name == "openmplug.serving"]
     assert "secret" not in json.dumps(lines)
+    asked = [fields for event, fields in lines if event == "request"]
     assert [(one["endpoint"], one["status"]) for one in asked] == [("answer", 200), ("other", 404), ("caption", 422)]
     assert asked[0]["id"] == "id-7"
     assert asked[0]["batch"] == 1
@@ -225,6 +220,47 @@ def test_accepted_requests_are_answered_before_the_end(folder: Path, held: Held,
     assert one.result == [0]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(one.address)
+
+
+def test_a_picture_does_not_wait_behind_videos(run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+    free, real = threading.Event(), service.decode_visual
+
+    def decode(field: str, *more: Any) -> Any:
+        assert field == "image" or free.wait(30)
+        return real(field, *more)
+
+    monkeypatch.setattr(service, "decode_visual", decode)
+    one = run()
+    with ThreadPoolExecutor(8) as threads:
+        films = [threads.submit(one.post, "caption", files={"video": picture}) for _ in range(8)]
+        until(lambda: one.service.in_progress == 8)
+        assert one.post("caption", files={"image": picture}).status_code == 200
+        free.set()
+        assert {film.result().status_code for film in films} == {422}
+
+
+def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path, picture: bytes) -> None:
+    """The whole command in a process of its own, with a request that would keep it for a minute."""
+    command = [sys.executable, "-m", "openmplug", "serve", "--model", str(folder), "--port", "0", "--batch-wait", "60000", "--drain", "60"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[2].rstrip(";")
+        with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(1) as threads:
+            until(lambda: client.get("/readyz").status_code == 200, 120)
+            threads.submit(client.post, "/v1/caption", files={"image": picture})
+            until(lambda: "openmplug_queue_depth 1" in httpx.get(f"{url}/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            until(lambda: '"draining"' in (tmp_path / "log").read_text())
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 1
+            assert time.monotonic() - begun < 20
+        assert '"unanswered": 1' in (tmp_path / "log").read_text()
+    finally:
+        process.kill()
 
 
 def test_the_end_does_not_wait_for_ever(folder: Path, held: Held, picture: bytes) -> None:

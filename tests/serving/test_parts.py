@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmplug.errors import UsageError
+from openmplug.data.video import Animation, VideoLimits
+from openmplug.errors import TooLarge, UsageError
+from openmplug.serving.decoding import count_scans
 from openmplug.serving.forms import parse, read_form
 from openmplug.serving.keys import Keys, read_keys
 from openmplug.serving.logs import JsonFormatter
 from openmplug.serving.metrics import Counter, Histogram, Metrics
 from openmplug.serving.refusals import Refusal
 from openmplug.serving.schemas import REQUESTS, CaptionRequest, EmbedRequest, MatchRequest
+from serving.hostile import growing_gif, many_frames_gif, many_scans
 
 TYPE = "multipart/form-data; boundary=XX"
 
@@ -78,6 +82,8 @@ def test_form_without_a_boundary() -> None:
         (b'{"image": "aaaa", "video": "aaaa"}', 422, "exactly one of"),
         (b'{"image": "aaaa", "num_beans": 3}', 422, "unknown field 'num_beans'; did you mean 'num_beams'?"),
         (b'{"image": "aaaa", "num_beams": 1e400}', 422, "field 'num_beams'"),
+        (b'{"image": "aaaa", "num_beams": NaN}', 422, "field 'num_beams'"),
+        (b'{"image": "aaaa", "num_beams": -Infinity}', 422, "field 'num_beams'"),
         (b'{"image": "aaaa", "prompt": "\\ud800"}', 400, "the body is not JSON"),
     ],
 )
@@ -89,6 +95,53 @@ def test_wrong_json(body: bytes, status: int, message: str) -> None:
 def test_a_million_wrong_values_are_few_errors() -> None:
     body = json.dumps({"text": [1] * 19_000}).encode()
     assert len(refused(EmbedRequest, "application/json", body).message) < 500
+
+
+@pytest.mark.parametrize(
+    ("where", "allowed"),
+    [
+        ("kind = 'video' AND (year > 3 OR year IN (1, 2))", True),
+        ("path LIKE '%repeat(a%' AND lower(caption) = 'it''s (x)'", True),
+        ("length(repeat(path, 1000000000)) > 1", False),
+        ('"repeat"(path, 3) = 1', False),
+        ("repeat/**/(path, 3) = 1", False),
+        ("repeat --\n(path, 3) = 1", False),
+        ("path = E'\\'' || repeat(path, 9) || ''", False),
+        ("path = $$'$$ || repeat(path, 9) || $$'$$", False),
+    ],
+)
+def test_filters_call_nothing_that_takes_the_machine(where: str, allowed: bool) -> None:
+    body = json.dumps({"text": "a", "where": where}).encode()
+    if allowed:
+        assert parse(REQUESTS["search"], "application/json", body).where == where
+    else:
+        assert "field 'where'" in refused(REQUESTS["search"], "application/json", body).message
+
+
+def test_scans_of_a_jpeg_are_counted_where_they_are() -> None:
+    whole = many_scans(0)
+    scans = count_scans(whole, 100)
+    assert 5 <= scans <= 15
+    assert count_scans(many_scans(7), 100) == scans + 7
+    assert count_scans(many_scans(500), 100) == 101
+    looks = b"\xff\xe5" + (2 + 900).to_bytes(2, "big") + b"\xff\xda\x00" * 300  # inside a segment
+    assert count_scans(whole[:2] + looks + whole[2:] + b"\xff\xda" * 300, 100) == scans
+    assert count_scans(b"\xff\xd8\xff", 100) == 0
+
+
+@pytest.mark.parametrize(("width", "height"), [(2_000, 2_000), (20_000, 20_000), (65_000, 1)])
+def test_an_animation_cannot_grow_beyond_its_limits(width: int, height: int) -> None:
+    with Animation(growing_gif(width, height), "gif", VideoLimits(pixels=1_000_000, side=60_000)) as animation:
+        assert animation.read([0]).shape == (1, 8, 8, 3)
+        with pytest.raises(TooLarge, match="too"):
+            animation.read([1])
+
+
+def test_counting_frames_takes_a_limited_time() -> None:
+    begun = time.monotonic()
+    with pytest.raises(TooLarge, match=r"takes longer than 0\.2 seconds"):
+        Animation(many_frames_gif(400_000), "gif", VideoLimits(work_seconds=0.2))
+    assert time.monotonic() - begun < 5
 
 
 def test_other_content_types() -> None:
@@ -140,6 +193,7 @@ def test_keys_from_file_and_environment(tmp_path: Path) -> None:
         ("short\n", {}, "fewer than 16 characters"),
         (None, {}, "cannot read the API keys"),
         ("a-key-of-enough-length", {"OPENMPLUG_API_KEYS": " "}, "set and empty"),
+        ("schlüssel-der-ersten-kundin", {}, "characters that a header cannot carry"),
     ],
 )
 def test_keys_that_are_none(tmp_path: Path, content: str | None, environment: dict[str, str], message: str) -> None:
@@ -148,6 +202,11 @@ def test_keys_that_are_none(tmp_path: Path, content: str | None, environment: di
         path.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_keys(path, environment)
+
+
+def test_a_mark_at_the_beginning_of_the_file_is_no_part_of_a_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbfkey-of-the-first-client\r\n")
+    assert read_keys(tmp_path / "keys", {}).admit({"x-api-key": "key-of-the-first-client"})
 
 
 def test_without_keys_everybody_is_admitted() -> None:

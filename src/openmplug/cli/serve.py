@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,10 @@ def serve(
     frames: Annotated[int | None, _option("--frames", "Frames to look at of a video.", min=1, show_default="as in training")] = None,
     batch_size: Annotated[int, _option("--batch-size", "Pictures that go through the model together.", min=1)] = 32,
     batch_wait: Annotated[float, _option("--batch-wait", "Milliseconds a first picture waits for others.", min=0)] = 5.0,
-    decoders: Annotated[int | None, _option("--decoders", "Threads that decode.", min=1, show_default="one a core")] = None,
+    decoders: Annotated[
+        int | None,
+        _option("--decoders", "Threads that decode pictures; half as many more decode videos.", min=1, show_default="one a core"),
+    ] = None,
     api_keys: Annotated[Path | None, _option("--api-keys", "File with one key a line; or set OPENMPLUG_API_KEYS.", metavar="FILE")] = None,
     allow_urls: Annotated[bool, _option("--allow-urls", "Take files by their address, from the public internet only.")] = False,
     max_body: Annotated[float, _option("--max-body", "MiB of one request.", min=0.001)] = 32,
@@ -92,4 +96,7 @@ def serve(
     )
     code = start(serving, os.environ, lambda url: screen.note(f"listening on {url}; /docs shows every path, Ctrl-C ends it"))
     if code:
-        raise typer.Exit(code)
+        # Somebody was given up. A thread may still decode for them, and Python would wait for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

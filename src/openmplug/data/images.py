@@ -45,7 +45,13 @@ _ON_ITS_SIDE = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Tra
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, prepare: Callable[[Image.Image], None] | None = None) -> Image.Image:
+def decode_image(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    prepare: Callable[[Image.Image], None] | None = None,
+    max_side: float = float("inf"),
+) -> Image.Image:
     """Decode one picture to upright RGB.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is cut to its upper 8 bits, and of an animation the
@@ -57,13 +63,14 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, prepare: 
         max_pixels: Largest width x height; it is read from the header, before anything is decoded. PIL's own limit
             (178,956,970) holds above it.
         prepare: Called with the picture before its pixels are decoded; it may ask for fewer of them (``crops.decode_crop``).
+        max_side: Longest width or height: to resize a line of millions of pixels takes gigabytes, however thin it is.
 
     Returns:
         An RGB picture, fully loaded.
 
     Raises:
         DataError: If the data is empty, no picture, cut short or damaged.
-        TooLarge: If it is larger than ``max_pixels``.
+        TooLarge: If it is larger than ``max_pixels`` or longer than ``max_side``.
     """
     if not data:
         raise DataError(f"image '{name}' is empty (0 bytes); replace the file or remove its record")
@@ -81,6 +88,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS, prepare: 
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"image '{name}' has too many pixels: {width:,} x {height:,}, expected at most {max_pixels:,}; resize it first")
+    if max(width, height) > max_side:
+        raise TooLarge(f"image '{name}' is too long: {width:,} x {height:,}, expected at most {max_side:,} each way; cut it")
     try:
         if prepare is not None:
             prepare(image)

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -40,12 +41,14 @@ class VideoLimits:
         frames: Most frames.
         seconds: Longest duration.
         work_seconds: Longest time that finding and decoding its frames may take.
+        side: Longest width or height of a frame.
     """
 
     pixels: int = MAX_PIXELS
     frames: float = float("inf")
     seconds: float = float("inf")
     work_seconds: float = float("inf")
+    side: float = float("inf")
 
     def check(self, name: str, frames: int = 0, seconds: float = 0.0, size: tuple[int, int] = (0, 0)) -> None:
         """Refuse what is beyond a limit.
@@ -62,6 +65,10 @@ class VideoLimits:
         width, height = size
         if width * height > self.pixels:
             raise TooLarge(f"video '{name}' has too many pixels: {width:,} x {height:,}, expected at most {self.pixels:,}; resize it first")
+        if max(size) > self.side:
+            raise TooLarge(
+                f"video '{name}' has too long a side: {width:,} x {height:,}, expected at most {self.side:,} each way; resize it"
+            )
         if seconds > self.seconds:
             raise TooLarge(f"video '{name}' is too long: {seconds:,.0f} seconds, expected at most {self.seconds:,.0f}; cut it")
         if frames > self.frames:
@@ -75,6 +82,18 @@ class VideoLimits:
         """
         if time.monotonic() - begun > self.work_seconds:
             raise TooLarge(f"video '{name}' takes longer than {self.work_seconds:g} seconds to decode; cut it or make it smaller")
+
+
+class _Watched(BytesIO):
+    """Content that is read for a limited time: what counts an animation's frames reads it to the end, however many there are."""
+
+    def __init__(self, content: bytes, check: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._check = check
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._check()
+        return super().read(size)
 
 
 _FOLDER_FPS = 25.0  # of frames that lie in a folder and say nothing about time
@@ -222,7 +241,8 @@ class Animation(Video):
         self._limits = limits or VideoLimits()
         self._begun = time.monotonic()
         try:
-            self._image = Image.open(BytesIO(place) if isinstance(place, bytes) else place)
+            watch = partial(self._limits.check_work, name, self._begun)
+            self._image = Image.open(_Watched(place, watch) if isinstance(place, bytes) else place)
             self._limits.check(name, size=self._image.size)
             self._length = int(getattr(self._image, "n_frames", 1))
         except UnidentifiedImageError:
@@ -248,6 +268,11 @@ class Animation(Video):
         self._limits.check_work(self.name, self._begun)
         try:
             self._image.seek(index)
+            self._limits.check(self.name, size=self._image.size)  # a frame may reach beyond the first one's picture, and enlarges it
+        except TooLarge:
+            raise
+        except Image.DecompressionBombError as error:
+            raise TooLarge(f"video '{self.name}' has too many pixels at frame {index} ({error}); resize it first") from None
         except DECODER_ERRORS as error:
             raise DataError(f"video '{self.name}' is damaged at frame {index} of {len(self)} ({one_line(error)})") from None
 
@@ -257,6 +282,8 @@ class Animation(Video):
             self._seek(index)
             try:
                 found[index] = np.asarray(to_rgb(self._image))
+            except TooLarge:
+                raise
             except DECODER_ERRORS as error:
                 raise DataError(f"video '{self.name}' is damaged at frame {index} of {len(self)} ({one_line(error)})") from None
         return found

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from openmplug.data.images import one_line
+from openmplug.data.images import MAX_PIXELS, one_line
 from openmplug.data.video import Frames, Video, VideoLimits
 from openmplug.errors import DataError, EnvironmentProblem, TooLarge
 
@@ -157,7 +157,10 @@ class VideoFile(Video):
         context.thread_type = "AUTO"
         context.thread_count = self._threads if threads is None else threads
         # Rather an error than a frame with grey blocks in it.
-        context.options = {"err_detect": "explode"}
+        options = {"err_detect": "explode"}
+        if self._limits.pixels < MAX_PIXELS:
+            options["max_pixels"] = str(self._limits.pixels)  # a stream may grow behind its header
+        context.options = options
         return container, stream
 
     def _find_frames(self) -> _Table:

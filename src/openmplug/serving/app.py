@@ -140,6 +140,10 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: str) -> None:
 async def _ask(service: Service, endpoint: str, visit: Visit) -> list[Any]:
     service.check(endpoint)
     kind, content_type = schemas.REQUESTS[endpoint], visit.headers.get("content-type", "")
+    if visit.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        raise Refusal(
+            415, "unsupported_media_type", "the body is compressed (Content-Encoding); send it as it is, pictures are small already"
+        )
     with service.uploads.holding() as held:
         body = await read_body(visit.receive, visit.headers, service.limits, held)
         if len(body) > _SMALL:

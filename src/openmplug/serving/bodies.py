@@ -19,28 +19,61 @@ class ClientGone(Exception):
 
 
 class Held:
-    """The bytes that one request holds in memory; see ``Uploads.holding``."""
+    """The bytes that one request holds in memory; see ``Uploads.holding``.
+
+    Attributes:
+        count: How many.
+        given_up: Its room went to a later request while its body was still arriving.
+    """
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
+        self._receiver: asyncio.Task[Any] | None = None
         self.count = 0
+        self.given_up = False
 
     def add(self, count: int) -> None:
-        """Take room for so many more.
+        """Take room for so many more, of those that have been arriving for longest where there is none left.
 
         Raises:
-            Refusal: 429, if all requests together hold too much already.
+            Refusal: 429, if all requests together hold too much and none of it is still arriving.
         """
         uploads = self._uploads
-        if uploads.held and uploads.held + count > uploads.limit:
-            raise Refusal(429, "uploads_full", "too many bytes are being received at once; try again", retry_after=1, close=True)
+        while uploads.held and uploads.held + count > uploads.limit:
+            # Insertion order is the order of their beginnings: whoever sends slowly makes room, and nobody can fill it by being slow.
+            oldest = next(iter(uploads.arriving), None)
+            if oldest is None or oldest is self:
+                raise uploads_full()
+            oldest._give_up()
         uploads.held += count
         self.count += count
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Say that the body arrives while the block runs, in this task."""
+        self._receiver = asyncio.current_task()
+        self._uploads.arriving[self] = None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.given_up:
+                raise
+            getattr(self._receiver, "uncancel", int)()  # Python 3.11 counts
+            raise uploads_full() from None
+        finally:
+            self._uploads.arriving.pop(self, None)
 
     def release(self) -> None:
         """Give all of it back."""
         self._uploads.held -= self.count
         self.count = 0
+
+    def _give_up(self) -> None:
+        self.given_up = True
+        self._uploads.arriving.pop(self, None)
+        self.release()
+        if self._receiver is not None:
+            self._receiver.cancel()
 
 
 class Uploads:
@@ -48,11 +81,16 @@ class Uploads:
 
     Args:
         limit: Of all together; a single body may be larger, and is then alone.
+
+    Attributes:
+        held: Of all together, now.
+        arriving: Those whose bodies are not complete, the oldest first.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.arriving: dict[Held, None] = {}
 
     @contextmanager
     def holding(self) -> Iterator[Held]:
@@ -81,6 +119,11 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits
     declared = headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
         raise _large(f"{int(declared[:20]):,} bytes", limits)
+    with held.arriving():
+        return await _receive_all(receive, limits, held)
+
+
+async def _receive_all(receive: Receive, limits: Limits, held: Held) -> bytearray:
     body = bytearray()
     end = time.monotonic() + limits.body_seconds
     while True:
@@ -95,6 +138,8 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits
                 f" and no pause above {limits.silence_seconds:g}",
                 close=True,
             ) from None
+        if held.given_up:
+            raise uploads_full()
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece = message.get("body", b"")
@@ -104,6 +149,11 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limits: Limits
         body += piece
         if not message.get("more_body", False):
             return body
+
+
+def uploads_full() -> Refusal:
+    """Return the refusal of a body for which no memory is left."""
+    return Refusal(429, "uploads_full", "too many bytes are being received at once; try again", retry_after=1, close=True)
 
 
 def _large(what: str, limits: Limits) -> Refusal:

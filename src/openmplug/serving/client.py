@@ -76,6 +76,8 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"'{url}' is not the address of a service; expected something like http://127.0.0.1:8000")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise UsageError("the API key has characters that a header cannot carry; is there a line break in it?")
         self.url = url.rstrip("/")
         self.retries = retries
         self._base = parts.path.rstrip("/")

@@ -129,7 +129,7 @@ class Fetcher:
     def _resolve(self, host: str, port: int) -> tuple[str, int]:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):  # ValueError: UnicodeError, or a zero byte in the name
             raise _unfetched("its name is not known") from None
         places = [str(one[4][0]) for one in found]
         # One inner address among several is enough to refuse: which one would be connected to is chance.

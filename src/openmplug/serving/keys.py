@@ -57,14 +57,14 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
         environment: Variables of the process.
 
     Raises:
-        UsageError: If the file cannot be read, file or variable holds no key, or a key is too short to be one.
+        UsageError: If the file cannot be read, file or variable holds no key, or a key is too short to be one or cannot be sent.
     """
     found = environment.get(VARIABLE, "").split()
     if VARIABLE in environment and not found:
         raise UsageError(f"{VARIABLE} is set and empty, which would open the service to everybody; put a key there or unset it")
     if path is not None:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
             raise UsageError(f"cannot read the API keys '{path}': {reason}") from None
@@ -72,6 +72,8 @@ def read_keys(path: Path | None, environment: Mapping[str, str]) -> Keys:
         if not listed:
             raise UsageError(f"'{path}' holds no API key; write one a line, such as the output of: openssl rand -hex 24")
         found += listed
+    if not all(key.isascii() and key.isprintable() for key in found):
+        raise UsageError("an API key has characters that a header cannot carry, such as ü; make one of ASCII with: openssl rand -hex 24")
     if any(len(key) < SHORTEST for key in found):
         raise UsageError(f"an API key has fewer than {SHORTEST} characters; make one with: openssl rand -hex 24")
     return Keys(found)

@@ -7,6 +7,8 @@ from typing import Any
 
 from openmplug.errors import DataError, TooLarge, UsageError
 
+_LONGEST = 1_000  # characters; a message may repeat a part of what was sent
+
 
 class Refusal(Exception):
     """A request that is not answered, and why.
@@ -33,7 +35,8 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.kind = kind
-        self.message = " ".join(message.split())
+        line = " ".join(message.split())
+        self.message = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
         self.retry_after = retry_after
         self.close = close
         self.more_headers = dict(headers or {})

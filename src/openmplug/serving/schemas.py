@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 # One red pixel as PNG, so that the examples can be sent as they stand.
 _PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
@@ -27,6 +28,23 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`")
+_CALLED = re.compile(r"(\w+)\s*\(")
+_BEFORE_BRACKETS = frozenset({"and", "or", "not", "in", "like", "ilike", "between", "is", "when", "then", "else", "case", "any"})
+_FUNCTIONS = frozenset({"lower", "upper", "length", "starts_with", "ends_with", "contains", "cast", "date", "timestamp", "abs", "round"})
+
+
+def _harmless(where: str | None) -> str | None:
+    """Refuse a filter that calls what may take a machine's memory: ``repeat(path, 1000000000)`` is an expression like any other."""
+    plain = _QUOTED.sub(lambda quoted: "0" if quoted[0][0] == "'" else "column", where or "")
+    if "--" in plain or "/*" in plain or "\\" in (where or "") or "$" in (where or ""):  # each may hide what is text and what is not
+        raise ValueError("comments, backslashes and $ are not allowed in a filter here")
+    for name in _CALLED.findall(plain):
+        if name.lower() not in _BEFORE_BRACKETS | _FUNCTIONS:
+            raise ValueError(f"{name[:40]}(...) is not allowed in a filter here; allowed: {', '.join(sorted(_FUNCTIONS))}")
+    return where
+
+
 File = Annotated[bytes, BeforeValidator(_from_base64), WithJsonSchema({"type": "string", "contentEncoding": "base64"}), Field(min_length=1)]
 Texts = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -34,6 +52,7 @@ Texts = Annotated[
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}),
 ]
+Filter = Annotated[str, AfterValidator(_harmless)]
 Url = Annotated[str, Field(max_length=2000, description="Address of a file (http, https); only where the service allows it.")]
 Beams = Annotated[int | None, Field(ge=1, description="Beams of the search; default as trained.")]
 Shortest = Annotated[int | None, Field(ge=0, description="Fewest new tokens; default as trained.")]
@@ -181,7 +200,7 @@ class SearchRequest(PictureRequest):
 
     text: str | None = Field(None, min_length=1)
     k: int = Field(10, ge=1, description="How many hits.")
-    where: str | None = Field(None, description="A filter over the index's columns, such as: kind = 'video'")
+    where: Filter | None = Field(None, description="A filter over the index's columns, such as: kind = 'video'")
     rerank: int = Field(0, ge=0, description="Let the matching head order so many of the nearest; for a search by words.")
     thumbnails: bool = Field(False, description="Send a small JPEG of each hit, as base64.")
 

@@ -76,7 +76,7 @@ async def serve(service: Service, door: socket.socket, listening: Callable[[str]
         listening: Called with the address.
 
     Returns:
-        0 if every accepted request was answered, 1 if some were given up after ``drain_seconds``.
+        0 if every accepted request was answered, 1 if some were given up: after ``drain_seconds``, or at a second signal.
 
     Raises:
         OpenmplugError: If the model cannot be loaded.
@@ -95,26 +95,26 @@ async def serve(service: Service, door: socket.socket, listening: Callable[[str]
         listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         await asyncio.wait((serving, failing, stopping), return_when=asyncio.FIRST_COMPLETED)
         if stopping.done():
-            unanswered = await _drain(service)
+            unanswered = await _drain(service, server)
         server.should_exit = True
         await serving
     finally:
         for task in (failing, stopping, serving):
             task.cancel()
         await asyncio.gather(failing, stopping, serving, return_exceptions=True)
-        await service.stop()
+        await service.stop(at_once=server.force_exit)
     if service.failure is not None:
         raise service.failure
     log("stopped", unanswered=unanswered)
     return 1 if unanswered else 0
 
 
-async def _drain(service: Service) -> int:
-    """Accept nothing new and wait for what was accepted; returns how many requests are given up."""
+async def _drain(service: Service, server: Server) -> int:
+    """Accept nothing new and wait for what was accepted, or for a second signal; returns how many requests are given up."""
     service.draining = True
     log("draining", requests=service.in_progress)
     begun = time.monotonic()
     end = begun + service.limits.drain_seconds
-    while time.monotonic() < end and (service.in_progress or time.monotonic() - begun < _FAREWELL_SECONDS):
+    while not server.force_exit and time.monotonic() < end and (service.in_progress or time.monotonic() - begun < _FAREWELL_SECONDS):
         await asyncio.sleep(0.02)
     return service.in_progress

@@ -79,7 +79,7 @@ class Service:
         keys: Who may ask.
         max_batch: Pictures that go through the model together.
         max_wait_seconds: How long a first picture waits for others.
-        decoders: Threads that decode.
+        decoders: Threads that decode pictures; videos have half as many of their own, so that no picture waits behind one.
         allow_urls: Whether files may be given by their address.
         launch: Starts a model process.
 
@@ -118,7 +118,9 @@ class Service:
         self._ready: set[int] = set()
         self._ended = asyncio.Event()
         self._fetcher = Fetcher(limits.body_bytes, limits.request_seconds) if allow_urls else None
-        self._decoding = ThreadPoolExecutor(decoders or os.cpu_count() or 1, "decode")
+        threads = decoders or os.cpu_count() or 1
+        self._decoding = ThreadPoolExecutor(threads, "decode")
+        self._filming = ThreadPoolExecutor(max(1, threads // 2), "film")
         self._fetching = ThreadPoolExecutor(_FETCHERS, "fetch")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.metrics = Metrics(
@@ -154,14 +156,18 @@ class Service:
         """Wait until it is clear that no process can load the model; ``failure`` says why."""
         await self._ended.wait()
 
-    async def stop(self) -> None:
-        """End the model processes and the threads; who still waits for an answer gets none."""
+    async def stop(self, at_once: bool = False) -> None:
+        """End the model processes and the threads; who still waits for an answer gets none.
+
+        Args:
+            at_once: Let no process finish the batch it works on.
+        """
         for job in self.batcher.abandon():
             _reply(job, Failed("lost", "the service ends"))
         self.batcher.close()
-        await asyncio.gather(*(asyncio.to_thread(process.stop, _STOP_SECONDS) for process in self.processes))
-        self._decoding.shutdown(wait=False, cancel_futures=True)
-        self._fetching.shutdown(wait=False, cancel_futures=True)
+        await asyncio.gather(*(asyncio.to_thread(process.stop, 0.0 if at_once else _STOP_SECONDS) for process in self.processes))
+        for pool in (self._decoding, self._filming, self._fetching):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # ------------------------------------------------------------------------------------------------------------ requests
 
@@ -260,7 +266,7 @@ class Service:
         return results
 
     async def in_background(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a function in one of the decoding threads."""
+        """Run a function in one of the threads that decode pictures."""
         return await asyncio.get_running_loop().run_in_executor(self._decoding, function, *arguments)
 
     async def _decode(self, question: Question, about: About) -> Visual:
@@ -271,8 +277,9 @@ class Service:
                 raise Refusal(403, "urls_not_allowed", f"this service takes no addresses; send the file itself as '{field}'")
             source = await asyncio.get_running_loop().run_in_executor(self._fetching, self._fetcher.fetch, source)
         boxes = question.endpoint == "ground"
+        pool = self._filming if field == "video" else self._decoding
         try:
-            return await self.in_background(decode_visual, field, source, about, self.limits, boxes)
+            return await asyncio.get_running_loop().run_in_executor(pool, decode_visual, field, source, about, self.limits, boxes)
         except (DataError, UsageError) as error:
             raise of_error(error) from None
 

@@ -31,7 +31,7 @@ EXACT_ROWS = 20_000
 PROBED_ROWS = 100_000
 """So many rows are looked at through the index's short codes: all of 100,000, the nearest tenth of a million (benchmarks/search.py)."""
 
-REFINE = 20
+REFINE = 40
 """``REFINE`` times as many rows as were asked for are compared by their whole vectors."""
 
 DEFAULT_SEGMENT_SECONDS = 5.0
