@@ -1,6 +1,7 @@
 """Does pre-training help? Pre-trained and fine-tuned against from scratch, at equal steps; and what it does without fine-tuning.
 
     python benchmarks/pretraining_helps.py --flickr8k DIR --nlvr1 DIR --output OUT --seeds 1 2
+    python benchmarks/pretraining_helps.py --flickr8k DIR --nlvr1 DIR --output OUT --few 1000 --size mplug-tiny
     python benchmarks/pretraining_helps.py --output OUT --table    # what is there, as a table and curves; starts nothing
 
 Flickr8k photos, true statements of NLVR ``dev`` drawings (one presentation in ten left out) and the built-in shapes are pre-trained
@@ -8,6 +9,9 @@ on together (``pretrain/flickr8k_mplug_small``, 2 epochs); then comes 1 epoch of
 takes 5 epochs: 470 steps of 64 pictures against 296 + 94, and five captions of a picture in all of them. One vocabulary.
 The pre-trained model alone is evaluated too: retrieval, captions when asked for, answers by ranking, and clips of the moving
 shapes, which it never saw, as flattened frames; beside each the same with pictures shuffled. What OUT has is not done again.
+
+``--few N`` asks the question that pre-training is for: the task has N photos (or N questions about shapes) and no more, and the photos
+are not among those of pre-training. From scratch, the task gets as many steps as pre-training and fine-tuning together.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ from typing import Any
 
 EPOCHS = {"pretrain": 2, "finetune": 1, "scratch": 5}
 PHOTOS_TO_OTHERS = (7, 1, 2)  # Flickr8k, NLVR, shapes
-SHARED = ["optim.batch_size_per_device=64", "run.threads=1", "model.fusion_layers=2"]
+BATCH = 64
+FEW_EPOCHS = 10  # of the task, after pre-training
+FEW_QUESTIONS = ("vqa/shapes_mplug_tiny", ["settings.questions_per_example=1"])
+SHARED = [f"optim.batch_size_per_device={BATCH}", "run.threads=1", "model.fusion_layers=2"]
 RECIPES = {
     "retrieval": ("retrieval/flickr8k_mplug_small", ["settings.captions_per_example=5"]),
     "caption": ("caption/flickr8k_mplug_small", ["settings.captions_per_example=5"]),
@@ -32,6 +39,7 @@ RECIPES = {
 SHOWN = {
     "retrieval": ("mean_recall", "img_r10", "txt_r10"),
     "caption": ("cider", "bleu_4"),
+    "vqa": ("exact_match",),
     "answers": ("accuracy",),
     "clips": ("img_r10", "txt_r10"),
 }
@@ -59,27 +67,52 @@ def statements(nlvr1: Path, folder: Path) -> Path:
     return folder
 
 
-def run_seed(seed: int, data: dict[str, Path], out: Path, quick: bool) -> None:
+def split_photos(flickr8k: Path, few: int, out: Path) -> tuple[Path, Path]:
+    """Divide the photos of training in those to pre-train on and the last ``few``, the task's; ``dev`` is the same for both."""
+    lines = (flickr8k / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    found = []
+    for name, kept in (("photos_before", lines[:-few]), ("photos_task", lines[-few:])):
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.jsonl").write_text("".join(kept), encoding="utf-8")
+        for path in (*flickr8k.glob("dev*"), *flickr8k.glob("train_images*")):
+            if not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path.resolve())
+        found.append(folder.resolve())
+    return found[0], found[1]
+
+
+def steps_of(run: Path) -> int:
+    """Return the number of training steps of a finished pre-training, which is validated when it ends; 0 for ``--quick``, which is not."""
+    return max((step for step, _ in points(run, "mean_accuracy")), default=0)
+
+
+def run_seed(seed: int, data: dict[str, Path], out: Path, given: argparse.Namespace) -> None:
     """Train and evaluate everything of one seed."""
+    quick, few = given.quick, given.few
     photos, scenes, shapes, moving = data["flickr8k"], data["nlvr1"], data["shapes"], data["moving"]
     weights = dict(zip(("photos", "scenes", "shapes"), PHOTOS_TO_OTHERS, strict=True))
-    places = {"photos": photos, "scenes": scenes, "shapes": shapes / "caption"}
+    places = {"photos": data["photos_before"], "scenes": scenes, "shapes": shapes / "caption"}
     sources = "{" + ", ".join(f"{name}: {{reader: jsonl, root: {places[name]}, weight: {weights[name]}}}" for name in places) + "}"
-    common, before = [f"data.root={photos}", f"seed={seed}", *SHARED], out / "pretrained"
+    sized = [f"model.name={given.size}", f"model.image_size={given.image_size}", f"model.patch_size={given.image_size // 8}"]
+    common, before = [f"seed={seed}", *SHARED, *sized], out / "pretrained"
     if not (before / "done").exists():
-        given = [f"data.sources={sources}", f"optim.epochs={EPOCHS['pretrain']}", "run.validate_every=1", *common]
-        openmplug("train", "pretrain/flickr8k_mplug_small", *given, "--output", before, quick=quick)
+        epochs = given.pretrain_epochs or EPOCHS["pretrain"]
+        words = [f"data.root={photos}", f"data.sources={sources}", f"optim.epochs={epochs}", "run.validate_every=1", *common]
+        openmplug("train", "pretrain/flickr8k_mplug_small", *words, "--output", before, quick=quick)
         (before / "done").touch()
     vocabulary = f"tokenizer.vocab={next(before.glob('checkpoint-*/vocab.txt'))}"
-    for task, (recipe, settings) in RECIPES.items():
+    tasks = {**RECIPES, **({"vqa": FEW_QUESTIONS} if few else {})}
+    for task, (recipe, settings) in tasks.items():
+        root = f"data.root={shapes / 'vqa' if task == 'vqa' else photos}"
         for arm in ("finetune", "scratch"):
             place = out / f"{task}_{arm}"
             if not (place / "done").exists():
                 start = [f"init_from={before}"] if arm == "finetune" else []
-                given = [*common, *settings, vocabulary, f"optim.epochs={EPOCHS[arm]}", "run.validate_every=1", *start]
-                openmplug("train", recipe, *given, "--output", place, quick=quick)
+                length = lengths(arm, before, few)
+                openmplug("train", recipe, root, *common, *settings, vocabulary, *length, *start, "--output", place, quick=quick)
                 (place / "done").touch()
-            evaluate(recipe, place, place / "dev", [f"data.root={photos}"], quick)
+            evaluate(recipe, place, place / "dev", [root], quick)
     asked = "settings.instruction=what does the image describe?"
     answers = json.dumps(sorted({answer for row in questions(shapes / "vqa" / "train.jsonl") for answer in row}))
     ranked = ["settings.inference=rank", "settings.k_test=64", f"settings.answers={answers}"]
@@ -90,6 +123,15 @@ def run_seed(seed: int, data: dict[str, Path], out: Path, quick: bool) -> None:
         ("clips", "retrieval/moving_mplug2_tiny", [f"data.root={moving / 'retrieval'}"]),
     ):
         evaluate(recipe, before, out / "zero_shot" / name, given, quick)
+
+
+def lengths(arm: str, before: Path, few: int) -> list[str]:
+    """Return the settings that say how long an arm trains: from scratch, as many steps as pre-training and fine-tuning together."""
+    if not few:
+        return [f"optim.epochs={EPOCHS[arm]}", "run.validate_every=1"]
+    an_epoch = -(-few // BATCH)
+    epochs = FEW_EPOCHS + (round(steps_of(before) / an_epoch) if arm == "scratch" else 0)
+    return [f"data.limit={few}", f"optim.epochs={epochs}", f"run.validate_every={max(1, epochs // 6)}"]
 
 
 def questions(path: Path) -> Iterator[list[str]]:
@@ -121,7 +163,7 @@ def scores(folder: Path) -> dict[str, float]:
 def rows(out: Path) -> Iterator[dict[str, Any]]:
     """Yield a row for each score: what, which way, metric, one value a seed."""
     seeds = sorted(path for path in out.glob("seed*") if path.is_dir())
-    for task in RECIPES:
+    for task in (*RECIPES, "vqa"):
         for arm in ("scratch", "finetune"):
             for metric in SHOWN[task]:
                 for place in ("dev", "dev_shuffled"):
@@ -141,15 +183,17 @@ def curves(out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, (task, metric) in zip(axes, (("retrieval", "img_r10"), ("caption", "cider")), strict=True):
+    shown = [("retrieval", "img_r10"), ("caption", "cider"), ("vqa", "exact_match")]
+    shown = [(task, metric) for task, metric in shown if list(out.glob(f"seed*/{task}_*"))]
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.5 * len(shown), 3.4), layout="constrained", squeeze=False)
+    for axis, (task, metric) in zip(axes[0], shown, strict=True):
         for seed in sorted(out.glob("seed*")):
-            offset = max((step for step, _ in points(seed / "pretrained", "mean_accuracy")), default=0)
+            offset = steps_of(seed / "pretrained")
             for arm, colour, start in (("scratch", "tab:gray", 0), ("finetune", "tab:blue", offset)):
                 found = points(seed / f"{task}_{arm}", metric)
                 label = {"scratch": "from scratch", "finetune": "pre-trained"}[arm]
                 axis.plot([start + step for step, _ in found], [value for _, value in found], "o-", color=colour, label=label, markersize=3)
-        axis.set(xlabel="steps, pre-training counted", ylabel=metric, title=f"Flickr8k {task}")
+        axis.set(xlabel="steps, pre-training counted", ylabel=metric, title="shapes, questions" if task == "vqa" else f"Flickr8k {task}")
         handles, labels = axis.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         axis.legend(unique.values(), unique.keys(), frameon=False)
@@ -183,6 +227,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="four steps of each, to see that it runs")
+    parser.add_argument("--few", type=int, default=0, help="photos, or questions, that a task has; 0: all of them")
+    parser.add_argument("--size", default="mplug-small", help="the model's size")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels a side; patches are an eighth")
+    parser.add_argument("--pretrain-epochs", type=int, help=f"default {EPOCHS['pretrain']}")
     parser.add_argument("--table", action="store_true", help="only show what is there")
     given = parser.parse_args()
     if not given.table:
@@ -190,12 +238,14 @@ def main() -> None:
             parser.error("--flickr8k and --nlvr1 name the data; --table alone shows what is there")
         out = given.output
         data = {"flickr8k": given.flickr8k.resolve(), "nlvr1": statements(given.nlvr1, (out / "nlvr1").resolve())}
+        before, task = split_photos(given.flickr8k, given.few, out) if given.few else (data["flickr8k"], data["flickr8k"])
+        data |= {"photos_before": before, "flickr8k": task}
         for made in ("shapes", "moving"):
             data[made] = (out / made).resolve()
             if not (data[made] / "retrieval" / "dev.jsonl").exists():
                 openmplug("data", "make", made, "--output", data[made])
         for seed in given.seeds:
-            run_seed(seed, data, out / f"seed{seed}", given.quick)
+            run_seed(seed, data, out / f"seed{seed}", given)
     table(given.output)
 
 
