@@ -89,7 +89,8 @@ def description(model: Model, form: Format, report: Sequence[dict[str, Any]]) ->
 
     ``image``: the picture is resized to a square of ``size`` (bicubic, as Pillow does), divided by 255, then ``(value - mean) / std`` per
     channel. ``caption``: the ids that are fused with the picture before the decoder attends to both (none: it attends to the picture's
-    states alone), and those that it is given to go on from.
+    states alone), those that it is given to go on from, and ``behind``, the words that the caption begins after.
+    ``tokens.tidied``: what is put in place of what in the text, in this order.
     """
     words = model.tokenizer
     told: dict[str, Any] = {
@@ -103,7 +104,7 @@ def description(model: Model, form: Format, report: Sequence[dict[str, Any]]) ->
             "start": words.vocab.index(CLS),
             "end": words.vocab.index(SEP),
             "pad": words.vocab.index(PAD),
-            "tidied": TIDIED_UP,
+            "tidied": [*TIDIED_UP, *((token, "") for token in (SEP, CLS, PAD))],
         },
         "max_positions": model.network.config.max_positions,
         "cache": [model.network.config.decoder_layers, 2, "rows", model.network.config.heads, "past", _head_width(model)],
@@ -119,6 +120,8 @@ def description(model: Model, form: Format, report: Sequence[dict[str, Any]]) ->
             "given_ids": task.given_ids or [told["tokens"]["start"]],
             "min_length": settings.min_length,
             "max_length": settings.max_length,
+            "num_beams": settings.num_beams,
+            "behind": settings.prompt if settings.generate_from != "prompt" else "",
         }
     return told
 
