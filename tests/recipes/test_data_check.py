@@ -62,7 +62,7 @@ def fixture_of(name: str, root: Path) -> tuple[Path, list[str]]:
         return test_box_recipes.fixture_of(name, root), []
     if "shapes" in name:
         write_shapes(root, train_images=10, dev_images=5)
-        return root / config.task, []
+        return root if config.task == "pretrain" else root / config.task, []
     if name in (*test_label_recipes.GLUE, *test_label_recipes.OTHERS):
         test_label_recipes.fixture_of(name)(root)
         return root, []
