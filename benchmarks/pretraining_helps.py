@@ -102,7 +102,7 @@ def run_seed(seed: int, data: dict[str, Path], out: Path, given: argparse.Namesp
         openmplug("train", "pretrain/flickr8k_mplug_small", *words, "--output", before, quick=quick)
         (before / "done").touch()
     vocabulary = f"tokenizer.vocab={next(before.glob('checkpoint-*/vocab.txt'))}"
-    tasks = {**RECIPES, **({"vqa": FEW_QUESTIONS} if few else {})}
+    tasks = {name: recipe for name, recipe in {**RECIPES, **({"vqa": FEW_QUESTIONS} if few else {})}.items() if name in given.tasks}
     for task, (recipe, settings) in tasks.items():
         root = f"data.root={shapes / 'vqa' if task == 'vqa' else photos}"
         for arm in ("finetune", "scratch"):
@@ -231,6 +231,9 @@ def main() -> None:
     parser.add_argument("--size", default="mplug-small", help="the model's size")
     parser.add_argument("--image-size", type=int, default=64, help="pixels a side; patches are an eighth")
     parser.add_argument("--pretrain-epochs", type=int, help=f"default {EPOCHS['pretrain']}")
+    parser.add_argument(
+        "--tasks", nargs="+", default=[*RECIPES, "vqa"], choices=[*RECIPES, "vqa"], help="default all; vqa with --few alone"
+    )
     parser.add_argument("--table", action="store_true", help="only show what is there")
     given = parser.parse_args()
     if not given.table:
