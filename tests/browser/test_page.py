@@ -301,7 +301,7 @@ def test_on_a_phone_nothing_has_to_be_pushed_sideways(visit: Visit, served: Serv
     no_sideways_scrolling(page)
     picture_of(page, f"page-phone-{'dark' if dark else 'light'}")
     tabs = page.get_by_role("tab").locator("visible=true").all_inner_texts()
-    assert len(tabs) >= 5
+    assert {"Ask", "Search"} <= set(tabs)
     for tab in tabs:
         go_to(page, tab)
         no_sideways_scrolling(page)
@@ -358,11 +358,10 @@ def test_it_can_be_used_without_eyes_and_without_a_mouse(visit: Visit) -> None:
 # ----------------------------------------------------------------------------------------------------------------- many at once
 
 
-def test_five_people_at_once_get_their_own_answers(visit: Visit, served: Served, tmp_path: Path) -> None:
+def test_ten_people_at_once_get_their_own_answers(visit: Visit, served: Served, tmp_path: Path) -> None:
     model = model_for(served, "retrieval")
-    colours = ("red", "green", "blue", "yellow", "purple")  # each is a browser's window, which costs more than the answer
     people = []
-    for number, colour in enumerate(colours):
+    for number, colour in enumerate(("red", "green", "blue", "yellow", "purple", "black", "orange", "brown", "gray", "pink")):
         path, page = draw(tmp_path / f"{colour}.png", colour), visit()
         upload(page, path)
         go_to(page, "Match")

@@ -56,6 +56,19 @@ def test_what_is_found_is_what_the_index_finds(index: Path, shelf: list[Shelved]
     assert next(label for _, label in shown if label.startswith("clip.gif")).startswith("clip.gif, 0:00 to 0:0")
 
 
+def test_who_matches_worse_than_it_compares_does_not_look_twice(index: Path, shelf: list[Shelved], calls: Calls) -> None:
+    archive = Archive(open_index(index, shelf), calls)
+    assert archive.reranks
+    model = shelf[0].model
+    model.config["defaults"] = {"retrieval": {"k_test": 0}}
+    model._tasks.clear()
+    try:
+        assert archive.can_rerank and not archive.reranks
+    finally:
+        del model.config["defaults"]
+        model._tasks.clear()
+
+
 def test_what_cannot_be_searched_is_said(index: Path, shelf: list[Shelved], calls: Calls, tmp_path: Path) -> None:
     archive = Archive(open_index(index, shelf), calls)
     with pytest.raises(UsageError, match="type what to look for first"):

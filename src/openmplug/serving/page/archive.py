@@ -53,6 +53,12 @@ class Archive:
         """Say whether the model has a matching head to take a second look with."""
         return self.index.model is not None and {"fusion", "matching"} <= set(self.index.model.network.modules_built)
 
+    @property
+    def reranks(self) -> bool:
+        """Say whether it does so unless told otherwise: a model whose own retrieval does not (``k_test`` 0) orders better without."""
+        model = self.index.model
+        return model is not None and self.can_rerank and bool(model.task_for("retrieval").settings.k_test)
+
     def about(self) -> str:
         """Say in a line what there is to search."""
         info = self.index.info()

@@ -16,9 +16,7 @@ def search_tab(archive: Archive, upload: gr.File) -> gr.Textbox:
     """Make the tab; returns where the words are typed."""
     with gr.Tab("Search", id="search"):
         words = text_box(archive.calls, "What to look for", "a red circle left of a blue square", "search-words", info=archive.about())
-        again = gr.Checkbox(
-            archive.can_rerank, label="Look twice at the best", container=False, visible=archive.can_rerank, elem_id="again"
-        )
+        again = gr.Checkbox(archive.reranks, label="Look twice at the best", container=False, visible=archive.can_rerank, elem_id="again")
         with gr.Row():
             button = gr.Button("Search", variant="primary", elem_id="search", min_width=120)
             alike = gr.Button("Like my picture", elem_id="alike", min_width=120)
