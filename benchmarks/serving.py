@@ -7,7 +7,7 @@
    share of ``--seconds``): throughput, p50, p99, sizes of batches; every request has its own answer, none is lost, doubled or different.
 3. The same load beside clients that hang, send a gigabyte, bombs, headers of ten hours, broken forms, wrong keys.
 4. ``--requests`` requests: the memory of the service's processes over them.
-5. SIGTERM under load: what was accepted is answered, and the service ends with 0.
+5. SIGTERM under load: what was accepted is answered, and the service ends with 0; what got nothing back stands nowhere in its log.
 
 Without --model a model of the size ``mplug-tiny`` with random weights is served; it never stops writing early, so every answer takes the
 longest time. The clients share the machine with the service: on few cores that lowers both sides' throughput.
@@ -328,11 +328,16 @@ async def measure_end(service: ServiceProcess, asks: Sequence[Ask], clients: int
     outcome = await running
     code = await asyncio.to_thread(service.process.wait, 120)
     seconds = time.perf_counter() - begun
-    answered = sum(1 for line in service.log_lines() if line["event"] == "request" and line["status"] == 200) - logged
-    result = {**shown(outcome), "answered_by_log": answered, "exit_code": code, "seconds_to_end": round(seconds, 1)}
+    lines = [line for line in service.log_lines() if line["event"] == "request"]
+    answered = sum(line["status"] == 200 for line in lines) - logged
+    # A request stands in the log once its headers were read, whatever became of it: what got nothing back must never have come so far.
+    begun_and_lost = len({line["id"] for line in lines} & set(outcome.lost))
+    by_log = {"answered_by_log": answered, "unanswered_in_log": begun_and_lost}
+    result = {**shown(outcome), **by_log, "exit_code": code, "seconds_to_end": round(seconds, 1)}
     print(f"SIGTERM: {json.dumps(result)}")
-    if code != 0 or answered != outcome.ok or outcome.wrong or outcome.mixed or set(outcome.statuses) - {200, 503}:
-        faults.append(f"SIGTERM: exit code {code}, {answered} answered by the log, {outcome.ok} arrived, {dict(outcome.statuses)}")
+    if code != 0 or answered != outcome.ok or begun_and_lost or outcome.wrong or outcome.mixed or set(outcome.statuses) - {200, 503}:
+        counts = f"{answered} answered by the log, {outcome.ok} arrived, {begun_and_lost} begun and lost"
+        faults.append(f"SIGTERM: exit code {code}, {counts}, {dict(outcome.statuses)}")
     return result
 
 

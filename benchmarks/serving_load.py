@@ -29,7 +29,7 @@ class Ask:
 class Outcome:
     """What became of the requests.
 
-    ``unanswered`` are those that were sent whole and got nothing back; ``closed`` found the door shut; ``wrong`` got another answer than
+    ``lost`` are the ids of those that were sent and got nothing back; ``closed`` found the door shut; ``wrong`` got another answer than
     the same request got alone, ``mixed`` the answer to another request.
     """
 
@@ -37,7 +37,7 @@ class Outcome:
     statuses: dict[int, int] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
-    unanswered: int = 0
+    lost: list[str] = field(default_factory=list)
     closed: int = 0
     wrong: int = 0
     mixed: int = 0
@@ -47,6 +47,11 @@ class Outcome:
     def ok(self) -> int:
         """Answers that are ones."""
         return self.statuses.get(200, 0)
+
+    @property
+    def unanswered(self) -> int:
+        """How many got nothing back."""
+        return len(self.lost)
 
     @property
     def per_second(self) -> float:
@@ -62,10 +67,11 @@ class Outcome:
         """Count what another slice of the same load brought."""
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
-        for name in ("sent", "unanswered", "closed", "wrong", "mixed", "duration"):
+        for name in ("sent", "closed", "wrong", "mixed", "duration"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.seconds += other.seconds
         self.answered += other.answered
+        self.lost += other.lost
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
@@ -128,7 +134,7 @@ async def load(
             try:
                 status, headers, body = await _exchange(*connection, ask.sendable(identity))
             except (OSError, asyncio.IncompleteReadError):
-                outcome.unanswered += 1
+                outcome.lost.append(identity)
                 connection = None
                 continue
             outcome.seconds.append(time.perf_counter() - start)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +36,36 @@ def choose_device(name: str | None) -> torch.device:
         found = ", ".join(kind for kind, there in here.items() if there)
         raise EnvironmentProblem(f"device '{name}' is not available here; found: {found}; choose one of these, or 'auto'")
     return chosen
+
+
+def usable_cores(listing: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores this process may keep busy: in a container or a system service often fewer than the machine has.
+
+    Args:
+        listing: Where the system names the process's control group.
+        groups: Where it says what a control group may use.
+
+    Returns:
+        The cores that the process is bound to, or its group's quota of CPU time if that is less, rounded up; at least 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, _quotas(listing, groups))]))
+
+
+def _quotas(listing: Path, groups: Path) -> Iterator[float]:
+    """Yield the quotas, in cores, of the process's control group and those around it (version 2)."""
+    try:
+        lines = listing.read_text().splitlines()
+    except (OSError, ValueError):  # no Linux
+        return
+    inner = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    for group in (groups / inner, *(groups / parent for parent in Path(inner).parents)):
+        try:
+            quota, period = (group / "cpu.max").read_text().split()
+            if quota != "max":
+                yield int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):  # the outermost group has none
+            continue
 
 
 def choose_precision(name: str | None, device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from openmplug.device import usable_cores
 from openmplug.errors import EnvironmentProblem, OpenmplugError
 
 _MOST_WORKERS = 8
@@ -24,8 +24,7 @@ def choose_workers(rows: int | None, batch_size: int) -> int:
     """
     if rows is not None and rows <= 2 * batch_size:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores - 1))
+    return max(1, min(_MOST_WORKERS, usable_cores() - 1))
 
 
 def start_worker(_: int) -> None:

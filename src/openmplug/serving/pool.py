@@ -21,6 +21,9 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # between two looks at whether an idle process still runs
 _STEADY_SECONDS = 60.0  # a process that worked so long did not end because of how it was started
 
+END_SECONDS = 5.0
+"""For the thread of a process that has been ended."""
+
 
 class Watcher(Protocol):
     """Who hears of the processes; called from their threads."""
@@ -127,7 +130,7 @@ class ModelProcess:
         if self._process is not None and self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._thread.join(5)
+        self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_SECONDS

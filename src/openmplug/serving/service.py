@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from openmplug.device import usable_cores
 from openmplug.errors import DataError, OpenmplugError, UsageError
 from openmplug.serving.batching import Batcher, Job, QueueFull
 from openmplug.serving.bodies import Held, Uploads
@@ -21,7 +21,7 @@ from openmplug.serving.keys import Keys
 from openmplug.serving.limits import Limits
 from openmplug.serving.logs import log
 from openmplug.serving.metrics import Metrics, resident_bytes
-from openmplug.serving.pool import Launch, ModelProcess, launch_process
+from openmplug.serving.pool import END_SECONDS, Launch, ModelProcess, launch_process
 from openmplug.serving.refusals import Refusal, internal, of_error, too_large, worker_lost
 from openmplug.serving.schemas import Request
 from openmplug.serving.work import About, Piece, Visual, Work
@@ -32,6 +32,9 @@ T = TypeVar("T")
 _FETCHERS = 8
 _STUCK = 4  # a batch that takes so many times the time of a request ends its process
 _STOP_SECONDS = 10.0  # for the batch that a process works on when the service ends
+
+LONGEST_STOP_SECONDS = _STOP_SECONDS + END_SECONDS
+"""The longest that ``Service.stop`` takes."""
 
 
 @dataclass(slots=True)
@@ -118,7 +121,7 @@ class Service:
         self._ready: set[int] = set()
         self._ended = asyncio.Event()
         self._fetcher = Fetcher(limits.body_bytes, limits.request_seconds) if allow_urls else None
-        threads = decoders or os.cpu_count() or 1
+        threads = decoders or usable_cores()
         self._decoding = ThreadPoolExecutor(threads, "decode")
         self._filming = ThreadPoolExecutor(max(1, threads // 2), "film")
         self._fetching = ThreadPoolExecutor(_FETCHERS, "fetch")

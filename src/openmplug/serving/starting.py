@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,11 +102,11 @@ def start(serving: Serving, environment: Mapping[str, str], listening: Callable[
 
 def _options(serving: Serving) -> list[dict[str, Any]]:
     """Return what each model process is started with."""
-    from openmplug.device import choose_device
+    from openmplug.device import choose_device, usable_cores
 
     names = [name.strip() for name in serving.devices.split(",")]
     if not all(names):
         raise UsageError(f"devices '{serving.devices}' has an empty entry; write it as cuda:0,cuda:1")
     places = [str(choose_device(name)) for name in names for _ in range(serving.workers)]
-    threads = serving.threads or max(1, ((os.cpu_count() or 1) - 1) // len(places))
+    threads = serving.threads or max(1, (usable_cores() - 1) // len(places))
     return [{**serving.loading, "device": place, "threads": threads, "batch_size": serving.batch_size} for place in places]

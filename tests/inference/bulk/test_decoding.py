@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inference.bulk.making import table
+from openmplug.data import workers
 from openmplug.data.clips import VideoSettings
 from openmplug.data.transforms import ImageSettings
 from openmplug.data.workers import choose_workers
@@ -107,5 +108,5 @@ def test_a_worker_has_one_thread_and_no_gpu(place: Path) -> None:
 def test_few_rows_need_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_workers(32, batch_size=16) == 0
     for cores, expected in ((1, 1), (2, 1), (6, 5), (64, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setattr(workers, "usable_cores", lambda cores=cores: cores)
         assert choose_workers(33, batch_size=16) == choose_workers(None, batch_size=16) == expected
