@@ -99,7 +99,7 @@ def visit(browser: Any, served: Served) -> Iterator[Visit]:
     yield open_page
     for context in contexts:
         context.close()
-    assert len(requests) > 10
+    assert not contexts or len(requests) > 10  # a test that was skipped has opened nothing
     assert [url for url in requests if not LOCAL.match(url)] == []
     assert served.outgoing.found == []
     assert faults == []
