@@ -87,7 +87,7 @@ class Running:
 
 @contextmanager
 def running(
-    folder: Path,
+    folder: Path | str,
     *,
     keys: tuple[str, ...] = (),
     max_batch: int = 32,

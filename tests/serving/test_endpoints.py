@@ -206,6 +206,15 @@ def test_a_model_of_one_task_refuses_the_others(folder: Path, tmp_path: Path, pi
         assert "trained for task 'caption' and cannot answer questions" in refused.json()["error"]["message"]
 
 
+def test_the_small_model_says_that_it_finds_no_boxes(picture: bytes) -> None:
+    """It was trained without the words that boxes are written with: known before anybody asks, and refused, not failed."""
+    with running("small") as one:
+        assert one.client.get("/v1/model").json()["endpoints"] == ["caption", "answer", "match", "embed"]
+        refused = one.post("ground", files={"image": picture}, data={"phrase": "the red circle"})
+        assert (refused.status_code, refused.json()["error"]["type"]) == (404, "not_served")
+        assert "cannot do this: the vocabulary has no [unused339]" in refused.json()["error"]["message"]
+
+
 def test_states(served: Running) -> None:
     assert served.client.get("/healthz").json() == {"status": "ok"}
     assert served.client.get("/readyz").json() == {"status": "ready"}

@@ -173,6 +173,26 @@ def test_bodies_that_are_complete_are_not_given_up(run: Callable[..., Running]) 
     assert uploads.held == 0
 
 
+def test_nobody_is_given_up_for_nothing(run: Callable[..., Running]) -> None:
+    """Where complete bodies hold the room, those that arrive keep theirs; alone, one may be larger than the limit."""
+    uploads = run(upload_bytes=100_000).service.uploads
+    with uploads.holding() as complete, uploads.holding() as waiting, uploads.holding() as slow, uploads.holding() as new:
+        complete.add(70_000)
+        for one in (waiting, slow, new):
+            uploads.arriving[one] = None
+        slow.add(20_000)
+        with pytest.raises(Refusal, match="too many bytes are being received"):
+            new.add(40_000)
+        assert (slow.given_up, uploads.held) == (False, 90_000)
+        new.add(30_000)
+        assert (waiting.given_up, slow.given_up, uploads.held) == (False, True, 100_000)
+        uploads.arriving.clear()
+    assert uploads.held == 0
+    with uploads.holding() as alone:
+        alone.add(90_000)
+        alone.add(90_000)
+
+
 def test_a_compressed_body_is_not_unpacked(served: Running) -> None:
     packed = gzip.compress(bytes(10_000_000))
     answer = served.post("caption", content=packed, headers={"content-type": "application/json", "content-encoding": "gzip"})

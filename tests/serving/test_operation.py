@@ -22,7 +22,7 @@ import pytest
 
 from openmplug.errors import ModelError
 from openmplug.inference.model import Model
-from openmplug.serving import service, worker
+from openmplug.serving import server, service, worker
 from openmplug.serving.work import Piece, Work
 from serving.conftest import Running, running, until
 from serving.hostile import talk
@@ -43,6 +43,7 @@ class Held:
 
 
 real_attempt = worker.attempt
+server_class = server.Server
 
 
 @pytest.fixture
@@ -239,8 +240,9 @@ def test_a_picture_does_not_wait_behind_videos(run: Callable[..., Running], monk
         assert {film.result().status_code for film in films} == {422}
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path, picture: bytes) -> None:
-    """The whole command in a process of its own, with a request that would keep it for a minute."""
+    """The whole command in processes of its own, with a request that would keep it for a minute; most of the time is their start."""
     command = [sys.executable, "-m", "openmplug", "serve", "--model", str(folder), "--port", "0", "--batch-wait", "60000", "--drain", "60"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("wb") as log:
@@ -261,6 +263,27 @@ def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path, picture: 
         assert '"unanswered": 1' in (tmp_path / "log").read_text()
     finally:
         process.kill()
+
+
+def test_force_ends_the_wait(folder: Path, held: Held, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a second signal does, without a process: nothing more is waited for, and the result says so."""
+    made: list[server.Server] = []
+    monkeypatch.setattr(server, "Server", lambda *more: made.append(server_class(*more)) or made[0])
+    with running(folder, drain_seconds=60) as one, ThreadPoolExecutor(1) as threads:
+        held.free.clear()
+        threads.submit(one.post, "caption", files={"image": picture})
+        until(lambda: held.batches == 1)
+        one.stop()
+        until(lambda: one.service.draining)
+        time.sleep(0.7)
+        assert not one.result, "it waits for what it accepted"
+        made[0]._signals = 1
+        made[0].handle_exit(signal.SIGTERM, None)
+        until(lambda: not made[0].servers or not made[0].servers[0].is_serving())
+        time.sleep(0.3)  # the wait looks every 20 ms
+        held.free.set()
+        until(lambda: bool(one.result))
+    assert one.result == [1]
 
 
 def test_the_end_does_not_wait_for_ever(folder: Path, held: Held, picture: bytes) -> None:

@@ -48,10 +48,19 @@ def _box_settings(model: Model) -> GroundingSettings:
     return validate(GroundingSettings, model.config["settings"] if model.name == "grounding" else {}, where="settings")
 
 
+def box_words(model: Model) -> BoxWords:
+    """Return the words that a model writes boxes with.
+
+    Raises:
+        ModelError: If its vocabulary has none.
+    """
+    return BoxWords.of(_box_settings(model), model.tokenizer)
+
+
 def find_boxes(model: Model, items: Sequence[Item]) -> list[Box]:
     """Find what each item's phrase names, in the pixels of its picture; all items have pixels and a placement."""
     settings = _box_settings(model)
-    words = BoxWords.of(settings, model.tokenizer)
+    words = box_words(model)
     boxes: list[Box] = []
     for start in range(0, len(items), model.batch_size):
         part = items[start : start + model.batch_size]

@@ -28,7 +28,7 @@ from openmplug.data.tokenizer import Tokenizer
 from openmplug.data.transforms import ImageSettings
 from openmplug.device import autocast
 from openmplug.errors import UsageError
-from openmplug.inference.abilities import box_transform, call_defaults, embed_images, embed_texts, ground
+from openmplug.inference.abilities import box_transform, box_words, call_defaults, embed_images, embed_texts, ground
 from openmplug.inference.classifying import classifier, classify, labels
 from openmplug.inference.explain.explanation import Explanation
 from openmplug.inference.explain.front import Asked, explain
@@ -159,6 +159,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
 
         Raises:
             UsageError: If it was trained for another one, or lacks a part.
+            ModelError: If its vocabulary lacks the words for it.
         """
         check_trained_for(self.name, name)
         # Without fusion and matching head, retrieval still has its similarities.
@@ -168,6 +169,8 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
             raise UsageError(
                 f"this model has no {', '.join(lacking)} and cannot {_DOES[name]}; its parts: {', '.join(self.network.modules_built)}"
             )
+        if name == "grounding":
+            box_words(self)
 
     # ------------------------------------------------------------------------------------------------------------------ calls
 
@@ -305,6 +308,7 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
 
         Raises:
             UsageError: If the model was not trained to ground, or the numbers of pictures and phrases differ.
+            ModelError: If its vocabulary has no words for boxes.
             DataError: If a picture cannot be read.
         """
         self.require("grounding")

@@ -12,14 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from openmplug import __version__
-from openmplug.serving import schemas
+from openmplug.serving import answers, schemas
 from openmplug.serving.bodies import ClientGone, Receive, read_body
 from openmplug.serving.forms import FORM, JSON, parse
 from openmplug.serving.gate import Gate, Visit
 from openmplug.serving.logs import log
 from openmplug.serving.metrics import CONTENT_TYPE
+from openmplug.serving.questions import Question, check_words
 from openmplug.serving.refusals import Refusal, internal
-from openmplug.serving.service import Question, Service
+from openmplug.serving.service import Service
 
 _SMALL = 32 * 1024  # a body that is parsed at once; larger ones in a thread
 _SUMMARIES = {
@@ -108,7 +109,7 @@ def build_app(service: Service) -> Gate:
 
 
 def _add_endpoint(app: FastAPI, service: Service, endpoint: str) -> None:
-    kind, answer = schemas.REQUESTS[endpoint], schemas.RESPONSES[endpoint]
+    kind, answer = schemas.REQUESTS[endpoint], answers.RESPONSES[endpoint]
 
     async def respond(request: HttpRequest) -> Response:
         visit: Visit = request.scope["visit"]
@@ -132,7 +133,7 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: str) -> None:
         summary=_SUMMARIES[endpoint],
         description=(kind.__doc__ or "").strip(),
         response_model=answer,
-        responses={status: {"model": schemas.ErrorResponse, "description": text} for status, text in _ERRORS.items()},
+        responses={status: {"model": answers.ErrorResponse, "description": text} for status, text in _ERRORS.items()},
         openapi_extra={"requestBody": {"required": True, "content": _contents(kind)}},
     )
 
@@ -152,7 +153,7 @@ async def _ask(service: Service, endpoint: str, visit: Visit) -> list[Any]:
             request = parse(kind, content_type, body)
         question = Question.of(endpoint, request)
         del body, request  # the question gives the file away when it is decoded: nothing else may keep it
-        service.check_words(question)
+        check_words(question, service.limits)
         return await service.answer(question, held, _hung_up(visit.receive), visit.noted)
 
 
@@ -164,13 +165,13 @@ async def _hung_up(receive: Receive) -> NoReturn:
 
 
 def _add_states(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", response_model=schemas.StateResponse, summary="Whether the service runs", operation_id="healthz")
+    @app.get("/healthz", response_model=answers.StateResponse, summary="Whether the service runs", operation_id="healthz")
     async def healthz() -> Response:
         return JSONResponse({"status": "draining" if service.draining else "ok"})
 
-    responses: dict[int | str, dict[str, Any]] = {503: {"model": schemas.StateResponse, "description": "Not now."}}
+    responses: dict[int | str, dict[str, Any]] = {503: {"model": answers.StateResponse, "description": "Not now."}}
 
-    @app.get("/readyz", response_model=schemas.StateResponse, responses=responses, summary="Whether it can answer", operation_id="readyz")
+    @app.get("/readyz", response_model=answers.StateResponse, responses=responses, summary="Whether it can answer", operation_id="readyz")
     async def readyz() -> Response:
         status = "ready" if service.ready else "draining" if service.draining else "loading"
         return JSONResponse({"status": status}, 200 if service.ready else 503)
@@ -179,9 +180,9 @@ def _add_states(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    missing: dict[int | str, dict[str, Any]] = {503: {"model": schemas.ErrorResponse, "description": "The model is being loaded."}}
+    missing: dict[int | str, dict[str, Any]] = {503: {"model": answers.ErrorResponse, "description": "The model is being loaded."}}
 
-    @app.get("/v1/model", response_model=schemas.ModelResponse, responses=missing, summary="What is served", operation_id="model")
+    @app.get("/v1/model", response_model=answers.ModelResponse, responses=missing, summary="What is served", operation_id="model")
     async def model() -> Response:
         about = service.about
         if about is None:

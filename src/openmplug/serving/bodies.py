@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 from openmplug.serving.limits import Limits
@@ -33,18 +34,22 @@ class Held:
         self.given_up = False
 
     def add(self, count: int) -> None:
-        """Take room for so many more, of those that have been arriving for longest where there is none left.
+        """Take room for so many more, of those that have been arriving for longer where there is none left.
 
         Raises:
-            Refusal: 429, if all requests together hold too much and none of it is still arriving.
+            Refusal: 429, if all requests together hold too much, and what arrives for longer than this one is not enough of it.
         """
         uploads = self._uploads
-        while uploads.held and uploads.held + count > uploads.limit:
+        needed = min(uploads.held + count - uploads.limit, uploads.held - self.count)  # alone, a body may be larger than the limit
+        if needed > 0:
             # Insertion order is the order of their beginnings: whoever sends slowly makes room, and nobody can fill it by being slow.
-            oldest = next(iter(uploads.arriving), None)
-            if oldest is None or oldest is self:
-                raise uploads_full()
-            oldest._give_up()
+            older = [one for one in takewhile(lambda one: one is not self, uploads.arriving) if one.count]
+            if sum(one.count for one in older) < needed:
+                raise uploads_full()  # to give some of them up would help nobody
+            for one in older:
+                if needed > 0:
+                    needed -= one.count
+                    one._give_up()
         uploads.held += count
         self.count += count
 

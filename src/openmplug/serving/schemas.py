@@ -1,13 +1,14 @@
-"""What each endpoint takes and gives, as pydantic models: the requests are checked against them, the OpenAPI page shows them."""
+"""What each endpoint takes, as pydantic models: requests are checked against them, the OpenAPI page shows them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from openmplug.serving.filters import check_filter
 
 # One red pixel as PNG, so that the examples can be sent as they stand.
 _PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
@@ -28,23 +29,6 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`")
-_CALLED = re.compile(r"(\w+)\s*\(")
-_BEFORE_BRACKETS = frozenset({"and", "or", "not", "in", "like", "ilike", "between", "is", "when", "then", "else", "case", "any"})
-_FUNCTIONS = frozenset({"lower", "upper", "length", "starts_with", "ends_with", "contains", "cast", "date", "timestamp", "abs", "round"})
-
-
-def _harmless(where: str | None) -> str | None:
-    """Refuse a filter that calls what may take a machine's memory: ``repeat(path, 1000000000)`` is an expression like any other."""
-    plain = _QUOTED.sub(lambda quoted: "0" if quoted[0][0] == "'" else "column", where or "")
-    if "--" in plain or "/*" in plain or "\\" in (where or "") or "$" in (where or ""):  # each may hide what is text and what is not
-        raise ValueError("comments, backslashes and $ are not allowed in a filter here")
-    for name in _CALLED.findall(plain):
-        if name.lower() not in _BEFORE_BRACKETS | _FUNCTIONS:
-            raise ValueError(f"{name[:40]}(...) is not allowed in a filter here; allowed: {', '.join(sorted(_FUNCTIONS))}")
-    return where
-
-
 File = Annotated[bytes, BeforeValidator(_from_base64), WithJsonSchema({"type": "string", "contentEncoding": "base64"}), Field(min_length=1)]
 Texts = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -52,7 +36,7 @@ Texts = Annotated[
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}}]}),
 ]
-Filter = Annotated[str, AfterValidator(_harmless)]
+Filter = Annotated[str, AfterValidator(check_filter)]
 Url = Annotated[str, Field(max_length=2000, description="Address of a file (http, https); only where the service allows it.")]
 Beams = Annotated[int | None, Field(ge=1, description="Beams of the search; default as trained.")]
 Shortest = Annotated[int | None, Field(ge=0, description="Fewest new tokens; default as trained.")]
@@ -218,109 +202,6 @@ class SearchRequest(PictureRequest):
         return [self.text]
 
 
-# ------------------------------------------------------------------------------------------------------------------ answers
-
-
-class CaptionResponse(BaseModel):
-    """A caption; the score is its length-normalised log probability."""
-
-    text: str
-    score: float | None
-
-
-class Candidate(BaseModel):
-    """An answer that was offered, and its probability among those offered."""
-
-    text: str
-    probability: float
-
-
-class AnswerResponse(BaseModel):
-    """An answer; the score is a log probability, or among candidates the chosen one's probability."""
-
-    text: str
-    score: float | None
-    candidates: list[Candidate]
-
-
-class MatchScore(BaseModel):
-    """The matching head's probability (None where the model has none) and the cosine similarity."""
-
-    probability: float | None
-    similarity: float
-
-
-class MatchResponse(BaseModel):
-    """One score per text, in order."""
-
-    matches: list[MatchScore]
-
-
-class GroundResponse(BaseModel):
-    """Left, top, right and bottom in the picture's own pixels, and the probability of the four."""
-
-    box: Annotated[list[float], Field(min_length=4, max_length=4)]
-    score: float
-
-
-class EmbedResponse(BaseModel):
-    """One vector per text, or one for what was seen; each of length 1."""
-
-    embeddings: list[list[float]]
-
-
-class SearchHit(BaseModel):
-    """A picture or a moment of a video: the index's name for its file, and how well it fits."""
-
-    name: str
-    score: float
-    similarity: float
-    matching: float | None
-    start_seconds: float | None
-    end_seconds: float | None
-    caption: str | None
-    metadata: dict[str, Any]
-    thumbnail: str | None
-
-
-class SearchResponse(BaseModel):
-    """The hits, best first."""
-
-    hits: list[SearchHit]
-
-
-class ModelResponse(BaseModel):
-    """What is served."""
-
-    version: str
-    task: str | None
-    endpoints: list[str]
-    refused: dict[str, str]
-    device: str
-    precision: str
-    frames: int
-    limits: dict[str, int | float]
-
-
-class StateResponse(BaseModel):
-    """How the service is."""
-
-    status: str
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong, for a program and for a person."""
-
-    type: str
-    message: str
-
-
-class ErrorResponse(BaseModel):
-    """What every error looks like."""
-
-    error: ErrorDetail
-
-
 REQUESTS: dict[str, type[Request]] = {
     "caption": CaptionRequest,
     "answer": AnswerRequest,
@@ -328,12 +209,4 @@ REQUESTS: dict[str, type[Request]] = {
     "ground": GroundRequest,
     "embed": EmbedRequest,
     "search": SearchRequest,
-}
-RESPONSES: dict[str, type[BaseModel]] = {
-    "caption": CaptionResponse,
-    "answer": AnswerResponse,
-    "match": MatchResponse,
-    "ground": GroundResponse,
-    "embed": EmbedResponse,
-    "search": SearchResponse,
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmplug.batch import Item, Placement, Sample
 from openmplug.data.box_transforms import EvalBoxes
-from openmplug.errors import UsageError
+from openmplug.errors import ModelError, UsageError
 from openmplug.inference.abilities import box_transform, embed_batch, find_boxes
 from openmplug.inference.results import Answer, Match
 from openmplug.inference.visuals import VisualTransform
@@ -98,6 +98,8 @@ def describe(served: Served) -> About:
             model.require(task)
         except UsageError as error:
             refused[endpoint] = str(error)
+        except ModelError as error:
+            refused[endpoint] = f"the model that is served cannot do this: {error}"
     if served.index is None:
         refused["search"] = "this service has no index; start it with --index DIR"
     boxes = None if "ground" in refused else box_transform(model)

@@ -14,7 +14,7 @@ from openmplug.data.text import clean_caption
 from openmplug.errors import ModelError, OpenmplugError, UsageError
 from openmplug.inference.loading import load
 from openmplug.inference.model import Model
-from openmplug.tasks.grounding import BoxWords, GroundingSettings
+from openmplug.tasks.grounding import GroundingSettings
 from openmplug.tasks.retrieval import RetrievalSettings
 
 VERBS = {"vqa": "answer questions", "caption": "write captions", "grounding": "find things", "retrieval": "match sentences"}
@@ -126,8 +126,6 @@ def verbs_of(model: Model) -> tuple[str, ...]:
     def able(verb: str) -> bool:
         try:
             model.require(verb)
-            if verb == "grounding" and model.name != "grounding":
-                BoxWords.of(GroundingSettings(), model.tokenizer)
         except OpenmplugError:
             return False
         return True
