@@ -324,8 +324,8 @@ def test_berts_words_without_a_network(tmp_path: Path, state: dict[str, Tensor],
     def no_network(*_: object) -> None:
         raise OSError("name not known")
 
-    monkeypatch.setattr("openmplug.checkpoints.convert.getaddrinfo", no_network)
-    monkeypatch.setattr("openmplug.checkpoints.convert.getproxies", dict)
+    monkeypatch.setattr("openmplug.checkpoints.hub.getaddrinfo", no_network)
+    monkeypatch.setattr("openmplug.checkpoints.hub.getproxies", dict)
     monkeypatch.setattr("openmplug.checkpoints.convert.VOCABULARY_SIZE", len(VOCABULARY))
     began = time.monotonic()
     # Where the machine has BERT's words in its cache they are found, and do not fit this model.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from socket import getaddrinfo
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from openmplug.checkpoints.export import export_original
 from openmplug.checkpoints.folder import find_folder, is_ours, write_foreign
 from openmplug.checkpoints.foreign import Foreign, Options, open_foreign
+from openmplug.checkpoints.hub import fetch_vocabulary
 from openmplug.data.tokenizer import Tokenizer
 from openmplug.errors import ModelError, UsageError
 
 FILE_SUFFIXES = (".pth", ".pt", ".bin")
-VOCABULARY_REPO, VOCABULARY_SIZE = "google-bert/bert-base-uncased", 30522
+VOCABULARY_SIZE = 30522
 
 
 def words_of(foreign: Foreign, given: Path | None = None) -> Tokenizer | None:
@@ -31,7 +29,7 @@ def words_of(foreign: Foreign, given: Path | None = None) -> Tokenizer | None:
         return None
     path = given or foreign.vocabulary
     if path is None and foreign.config.vocab_size == VOCABULARY_SIZE:
-        path = _from_hub()
+        path = fetch_vocabulary()
     if path is None:
         which = " (of bert-base-uncased)" if foreign.config.vocab_size == VOCABULARY_SIZE else ""
         raise ModelError(
@@ -44,22 +42,6 @@ def words_of(foreign: Foreign, given: Path | None = None) -> Tokenizer | None:
             f"'{path}' has {tokenizer.vocab_size:,} words, the model {foreign.config.vocab_size:,}; give the vocabulary it was trained with"
         )
     return tokenizer
-
-
-def _from_hub() -> Path | None:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    host = urlsplit(constants.ENDPOINT).hostname
-    try:
-        # The library tries for half a minute where there is no network; a name that is not found says so at once.
-        offline = not getproxies() and not getaddrinfo(host, 443)
-    except OSError:
-        offline = True
-    try:
-        return Path(hf_hub_download(VOCABULARY_REPO, "vocab.txt", etag_timeout=5, local_files_only=offline))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        return None  # no network and nothing cached: the caller says what to give
 
 
 def convert(

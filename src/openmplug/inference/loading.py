@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from openmplug.checkpoints.adapters import folder_hash, holds_adapters, load_fol
 from openmplug.checkpoints.convert import words_of
 from openmplug.checkpoints.folder import drawn_weights, file_hash, find_folder, foreign_config, is_ours, read_folder
 from openmplug.checkpoints.foreign import Options, open_foreign
+from openmplug.checkpoints.hub import fetch_model, is_name
 from openmplug.checkpoints.locating import find_checkpoint
 from openmplug.checkpoints.shipped import named
 from openmplug.checkpoints.store import CONFIG, WEIGHTS, check_keys, read_weights
@@ -74,7 +74,7 @@ def load(
     Raises:
         ModelError: If it is no model, is damaged or incomplete, or its weights do not fit its description.
         UsageError: If device, dtype or a name is unknown.
-        EnvironmentProblem: If this machine has no such device.
+        EnvironmentProblem: If this machine has no such device, or the hub cannot be reached.
     """
     if frames is not None and frames < 1:
         raise UsageError(f"frames is {frames}; expected at least 1")
@@ -87,8 +87,8 @@ def load(
     if size is None and weights is not None:
         raise UsageError(f"weights= belongs to a named size, and '{model}' is none{did_you_mean(str(model), SIZES)}; give the file alone")
     path = named(Path(weights if weights is not None else model).expanduser())
-    if not path.exists() and weights is None and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        return Model.from_pretrained(str(model), device=device, dtype=dtype, batch_size=batch_size, frames=frames)
+    if not path.exists() and weights is None and is_name(str(model)):
+        path = fetch_model(str(model))
     if not path.exists() and weights is None and "/" not in str(model) and (hint := did_you_mean(str(model), SIZES)):
         raise ModelError(f"'{model}' is neither a path nor a size{hint}")
     folder = find_folder(path)

@@ -14,13 +14,14 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from openmplug.batch import Batch, Item, Sample
 from openmplug.checkpoints.foreign import TASK_MODULES
+from openmplug.checkpoints.hub import fetch_model
 from openmplug.checkpoints.store import save_weights
 from openmplug.config import validate
 from openmplug.data.clips import saved_video
@@ -51,7 +52,6 @@ _DOES = {
     "grounding": "find phrases",
     "classification": "name classes",
 }
-_HUB_FILES = ["config.json", "model.safetensors", "vocab.txt", "origin.json"]
 
 
 def check_trained_for(task: str | None, wanted: str) -> None:
@@ -547,16 +547,13 @@ class Model(PyTorchModelHubMixin, library_name="openmplug", tags=["mplug", "visi
 
         folder = Path(model_id)
         if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                    allow_patterns=_HUB_FILES,
-                )
+            folder = fetch_model(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
             )
         return load(folder, **options)
 
