@@ -10,6 +10,7 @@ import torch
 from openmplug.checkpoints.adapters import folder_hash
 from openmplug.checkpoints.folder import ORIGIN, find_folder, is_ours
 from openmplug.checkpoints.foreign import Options, open_foreign
+from openmplug.checkpoints.shipped import SMALL, named
 from openmplug.checkpoints.store import read_config
 from openmplug.config import did_you_mean
 from openmplug.errors import ModelError, UsageError
@@ -18,7 +19,8 @@ from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.mplug2 import MPLUG2Config
 from openmplug.models.selections import SELECTIONS, selected_modules
 
-RELEASED = (
+WEIGHTS = (
+    (SMALL, "mplug2-tiny", "pre-training", "openmplug"),
     ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind"),
     ("mplug.en.large.pth", "mplug-large", "pre-training", "AliceMind"),
     ("mplug.en.large.v2.pth", "mplug-large", "pre-training, continued", "AliceMind"),
@@ -28,7 +30,7 @@ RELEASED = (
     ("damo/mplug_image-text-retrieval_flickr30k_large_en", "mplug-large", "retrieval", "ModelScope"),
     ("damo/mplug_backbone_base_en", "mplug-base", "pre-training", "ModelScope"),
 )
-"""Name, size, task and origin of weights that others published."""
+"""Name, size, task and origin of weights: those that come along, and those that others published."""
 
 
 def _parts(config: MPLUGConfig, modules: tuple[str, ...] | None) -> list[dict[str, Any]]:
@@ -112,14 +114,14 @@ def describe_model(name: str, task: str | None = None, options: Options | None =
         raise UsageError(f"unknown task '{task}'{did_you_mean(task, SELECTIONS)} (one of {', '.join(SELECTIONS)})")
     if name in SIZES:
         return _describe_size(name, task, dict(options.architecture) if options else {})
-    path = Path(name).expanduser()
+    path = named(Path(name).expanduser())
     if not path.exists():
         raise UsageError(f"'{name}' is neither a path nor a size{did_you_mean(name, SIZES)} (sizes: {', '.join(SIZES)})")
     folder = find_folder(path)
     if is_ours(folder):
         content = read_config(folder)
         config, modules = saved_config(content), tuple(content["modules"])
-        origin = "converted, see origin.json" if (folder / ORIGIN).is_file() else "trained here"
+        origin = "converted, see origin.json" if (folder / ORIGIN).is_file() else "trained by openmplug"
         return {
             "kind": "folder",
             "task": content["task"],

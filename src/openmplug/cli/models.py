@@ -60,11 +60,11 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_all(json_output: Json = False, debug: Debug = False) -> None:
     """List the named sizes and the released weights that are known."""
-    from openmplug.checkpoints.report import RELEASED, size_rows
+    from openmplug.checkpoints.report import WEIGHTS, size_rows
 
     rows = size_rows()
     if json_output:
-        screen.document({"sizes": rows, "weights": [dict(zip(("name", "size", "task", "origin"), one, strict=True)) for one in RELEASED]})
+        screen.document({"sizes": rows, "weights": [dict(zip(("name", "size", "task", "origin"), one, strict=True)) for one in WEIGHTS]})
         return
     columns = ("name", "million", "pixels", "vision", "text", "universal", "fusion", "decoder")
     screen.table(
@@ -74,16 +74,21 @@ def list_all(json_output: Json = False, debug: Debug = False) -> None:
         right=("10^6", "px", "text", "uni", "fusion", "decoder"),
     )
     screen.table(
-        "Released weights that can be converted (bring them yourself)",
+        "Weights",
         ("name", "task", "origin"),
-        [(name, task, origin) for name, _, task, origin in RELEASED],
+        [(name, task, origin) for name, _, task, origin in WEIGHTS],
     )
-    screen.note("openmplug models convert FILE --output DIR makes a folder of any of them; openmplug models show DIR describes it")
+    screen.note(
+        "small works wherever a model is asked for (--model small). Bring the others yourself: openmplug models convert FILE --output DIR\n"
+        "makes a folder of any of them, and openmplug models show DIR describes it."
+    )
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A named size, a folder of ours, or any checkpoint.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="A named size, a folder of ours, any checkpoint, or small: the shipped one.")
+    ],
     fields: Fields = None,
     task: ShownTask = None,
     size: Size = None,

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from openmplug.checkpoints.shipped import named
 from openmplug.errors import UsageError
 from openmplug.inference.loading import load
 from openmplug.models.families import SIZES, build_network, named_config
@@ -83,15 +84,15 @@ class Speed:
 
 
 def open_model(name: str, device: torch.device) -> Network:
-    """Build a named size with random weights, or load a trained folder.
+    """Build a named size with random weights, or load a trained folder or a checkpoint.
 
     Raises:
-        UsageError: If it is neither a known size nor a folder.
+        UsageError: If it is neither.
     """
-    if Path(name).expanduser().is_dir():
-        return load(name, device=str(device), dtype="fp32").network
     if name not in SIZES:
-        raise UsageError(f"'{name}' is neither a folder nor a known size; sizes: {', '.join(SIZES)}")
+        if not named(Path(name).expanduser()).exists():
+            raise UsageError(f"'{name}' is neither a folder nor a known size; sizes: {', '.join(SIZES)}")
+        return load(name, device=str(device), dtype="fp32").network
     torch.manual_seed(0)
     return build_network(named_config(name)).to(device).eval()
 
