@@ -176,6 +176,8 @@ def test_the_saved_configuration_of_a_trained_folder_is_not_foreign(tmp_path: Pa
         convert(tmp_path / "ours", tmp_path / "again")
     with pytest.raises(UsageError, match="name a folder as --output"):
         convert(source, tmp_path / "again.pth")
+    with pytest.raises(ModelError, match=r"nowhere' does not exist"):
+        convert(tmp_path / "nowhere", tmp_path / "back.pth")
 
 
 # ------------------------------------------------------------------------------------------------------------------- faults

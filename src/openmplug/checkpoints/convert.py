@@ -74,7 +74,7 @@ def convert(
                 f"'{source}' is a folder of ours already; name a file ({', '.join(FILE_SUFFIXES)}) to write the original's format"
             )
         return None, {"dry_run": True} if dry_run else export_original(find_folder(source), target)
-    if backwards:
+    if backwards and source.exists():  # where there is nothing, that is what is said
         raise UsageError(f"'{source}' is a file of the original code; name a folder as --output, not '{target.name}'")
     foreign = open_foreign(source, options)
     tokenizer = words_of(foreign, vocabulary)
