@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openmplug.data.shapes import TASKS, draw, write_shapes
+from openmplug.data.shapes import ALONE, TASKS, draw, write_shapes
 from openmplug.data.shapes_scene import COLOURS, PAIRS, SHAPES, UNSEEN, Scene, make_scene
 from openmplug.data.shapes_text import captions, questions, statements
 from openmplug.data.splits import DataSettings, read_split
@@ -39,7 +39,7 @@ def scenes(count: int, unseen: bool) -> list[Scene]:
 def test_equal_seeds_give_equal_bytes(root: Path, tmp_path: Path) -> None:
     counts = write_shapes(tmp_path, TRAIN, DEV, seed=1)
     files = sorted(path.relative_to(root) for path in root.rglob("*.*"))
-    assert len(files) == 2 * 2 * len(TASKS) + 1
+    assert len(files) == 2 * 2 * (len(TASKS) + 1) + 1
     assert all((root / name).read_bytes() == (tmp_path / name).read_bytes() for name in files)
     assert counts["caption/train"] == TRAIN and counts["retrieval/dev"] == DEV and counts["statements/dev"] == 2 * DEV
     write_shapes(tmp_path, TRAIN, DEV, seed=2)
@@ -62,9 +62,22 @@ def test_the_readers_read_it(root: Path, task: str) -> None:
         assert result.images.open(result.samples[-1].image or "").size == (64, 64)
 
 
+def test_a_picture_of_one_figure_shows_nothing_but_its_box(root: Path) -> None:
+    for split, pictures in (("train", TRAIN), ("dev", DEV)):
+        found = read_split(DataSettings(root=root / ALONE), split)
+        assert len(found.samples) == len(found.images.names()) == pictures
+        for sample in found.samples[:50]:
+            pixels = np.array(found.images.open(sample.image or ""))
+            left, top, right, bottom = (round(side) for side in sample.box or ())
+            outside = np.ones((64, 64), dtype=bool)
+            outside[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3] = False  # edges are soft
+            assert len(np.unique(pixels[outside], axis=0)) == 1
+            assert len(np.unique(pixels[~outside], axis=0)) > 1
+
+
 def test_unseen_pairs_are_unseen(root: Path) -> None:
     names = [f"{colour} {shape}" for colour, shape in UNSEEN]
-    for task in TASKS:
+    for task in (*TASKS, ALONE):
         text = (root / task / "train.jsonl").read_text()
         assert not any(name in text for name in names), task
     assert not any(scene.pairs & set(UNSEEN) for scene in scenes(300, unseen=False))

@@ -208,6 +208,25 @@ def test_weights_of_another_vocabulary_are_refused(trained: Path, data: Path, tm
         train(config, tmp_path / "new", quiet=True)
 
 
+def test_a_vocabulary_that_is_extended_keeps_the_weights_of_its_words(trained: Path, data: Path, tmp_path: Path) -> None:
+    new = write_data(tmp_path / "new")
+    said = (new / "caption-train.jsonl").read_text()
+    (new / "caption-train.jsonl").write_text(said.replace("picture", "zyxomma"))
+    small = {"init_from": str(trained), "run__max_steps": 1, "optim__lr": 1e-9, "optim__vision_lr": 1e-9}
+    train(recipe(new, "caption", tokenizer__extend=True, **small), tmp_path / "run", quiet=True)
+    before, after = (
+        (path / "vocab.txt").read_text().splitlines() for path in (trained / "checkpoint-best", tmp_path / "run/checkpoint-last")
+    )
+    assert after[: len(before)] == before and "zyxomma" in after[len(before) :]
+    was, now = (load_file(path / "model.safetensors") for path in (trained / "checkpoint-best", tmp_path / "run/checkpoint-last"))
+    for name in ("decoder.embeddings.words.weight", "decoder.head.bias"):
+        assert len(now[name]) == len(after)
+        torch.testing.assert_close(now[name][: len(before)], was[name], atol=1e-6, rtol=0)
+    assert now["decoder.embeddings.words.weight"][len(before) :].std() > 0
+    with pytest.raises(UsageError, match=r"tokenizer\.extend gives new words, which lora\.rank would leave as they are drawn"):
+        recipe(data, "vqa", tokenizer__extend=True, init_from=str(trained), lora__rank=2)
+
+
 # ----------------------------------------------------------------------------------------------------------------- errors
 
 

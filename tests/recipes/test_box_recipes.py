@@ -75,9 +75,9 @@ def nlvr1(root: Path) -> None:
 def fixture_of(name: str, root: Path) -> Path:
     if "nlvr1" in name:
         nlvr1(root)
-    elif "shapes" in name:
-        write_shapes(root, train_images=10, dev_images=5)
-        return root / "boxes"
+    elif "shapes" in name or "alone" in name:
+        write_shapes(root, train_images=10, dev_images=COUNT)
+        return root / ("boxes" if "shapes" in name else "alone")
     else:
         refcoco(root, "umd" if "refcocog" in name else "unc")
     return root
@@ -140,7 +140,7 @@ def test_the_front_door_and_predict_find_what_evaluation_found(workers: int, tmp
 
 def test_the_recipes_that_are_promised() -> None:
     promised = {f"grounding/{data}_mplug_{size}" for data in ("refcoco", "refcoco+", "refcocog") for size in ("base", "large")}
-    assert {*promised, "grounding/nlvr1_mplug_tiny", "grounding/shapes_mplug_tiny"} == set(NAMES)
+    assert {*promised, "grounding/nlvr1_mplug_tiny", "grounding/shapes_mplug_tiny", "grounding/alone_mplug_tiny"} == set(NAMES)
 
 
 @pytest.mark.parametrize("data", ["refcoco", "refcoco+", "refcocog"])

@@ -31,6 +31,7 @@ os.umask(_UMASK)
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _POSITIONS = "vision.positions"
+_OF_WORDS = ("embeddings.words.weight", "decoder.head.bias", "language.bias")
 
 # ---------------------------------------------------------------------------------------------------------------- writing
 
@@ -193,16 +194,20 @@ def load_weights(folder: Path, model: nn.Module) -> None:
             value.copy_(file.get_tensor(name))
 
 
-def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None, may_differ: Collection[str] = ()) -> list[str]:
+def load_shared(
+    folder: Path, model: nn.Module, wanted_parts: Collection[str] | None = None, may_differ: Collection[str] = (), words: int = 0
+) -> list[str]:
     """Load the weights that a folder and a model share; used to start one task from another's weights.
 
-    A part of the model (first name of the key) is loaded whole or not at all. A position grid of another picture size is resized.
+    A part of the model (first name of the key) is loaded whole or not at all. A position grid of another picture size is resized. Of a
+    vocabulary that is the beginning of the model's, its words are loaded, and the others are left as they are.
 
     Args:
         folder: Where the weights are.
         model: What they are written into.
         wanted_parts: Parts that may be loaded; None = all.
         may_differ: Parts that are left out where they do not fit, such as a head for other classes; "*" = all.
+        words: Of the folder's vocabulary.
 
     Returns:
         The wanted parts that the folder does not have, or has otherwise and may, sorted; they are left as they are.
@@ -218,7 +223,7 @@ def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | 
     parts = {name.split(".")[0] for name in found} & needed
     if not parts:
         raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))}; give weights of the same architecture")
-    shapes = _fitting_positions(found, state)
+    shapes = _fitting(found, state, words)
     parts -= {part for part in parts if part in may_differ or "*" in may_differ if not _fits(part, shapes, state)}
     if not parts:
         raise ModelError(f"checkpoint '{path}' has none of {', '.join(sorted(needed))} in the model's sizes; give weights of a nearer one")
@@ -228,15 +233,24 @@ def load_shared(folder: Path, model: nn.Module, wanted_parts: Collection[str] | 
     with open_tensors(path) as file, torch.no_grad():
         for name, value in wanted.items():
             stored = file.get_tensor(name)
-            value.copy_(resize_positions(stored, len(value)) if name == _POSITIONS and len(stored) != len(value) else stored)
+            if stored.shape == value.shape:
+                value.copy_(stored)
+            elif name == _POSITIONS:
+                value.copy_(resize_positions(stored, len(value)))
+            else:
+                value[: len(stored)] = stored
     return sorted(needed - parts)
 
 
-def _fitting_positions(found: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Take a position grid of another picture size for the model's own: it is resized."""
-    if _POSITIONS in found and _POSITIONS in state and found[_POSITIONS][1:] == state[_POSITIONS].shape[1:]:
-        return {**found, _POSITIONS: tuple(state[_POSITIONS].shape)}
-    return dict(found)
+def _fitting(found: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], words: int) -> dict[str, tuple[int, ...]]:
+    """Take for the model's own what is fitted when it is loaded: positions of another picture size, tables and biases of fewer words."""
+    shapes = dict(found)
+    for name, shape in found.items():
+        mine = tuple(state[name].shape) if name in state else ()
+        worded = name.endswith(_OF_WORDS) and len(shape) > 0 and shape[0] == words
+        if mine and mine[1:] == tuple(shape[1:]) and (name == _POSITIONS or (worded and words <= mine[0])):
+            shapes[name] = mine
+    return shapes
 
 
 def _fits(part: str, found: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> bool:

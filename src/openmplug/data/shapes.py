@@ -10,7 +10,9 @@ import io
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -19,12 +21,16 @@ from openmplug.data.shapes_scene import COLOURS, SIZE, Scene, make_scene
 from openmplug.data.shapes_text import captions, questions, statements
 
 TASKS = ("vqa", "caption", "retrieval", "boxes", "statements")
+ALONE = "alone"
+"""The folder of pictures of one figure each, with its box: where that is can be learned before which of several is meant."""
+
+Box = tuple[int, int, int, int]
 _SMOOTH = 4  # shapes are drawn this many times larger and reduced: soft edges
 
 # ------------------------------------------------------------------------------------------------------------------ drawing
 
 
-def draw(scene: Scene) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
+def draw(scene: Scene) -> tuple[Image.Image, list[Box]]:
     """Draw a scene.
 
     Returns:
@@ -85,6 +91,7 @@ def write_shapes(root: Path, train_images: int = 3000, dev_images: int = 500, se
     ``{task}/{split}.jsonl`` and ``{task}/{split}_images.zip`` for the tasks ``vqa`` (image, question, answer, kind), ``caption`` and
     ``retrieval`` (image, captions), ``boxes`` (image, phrase, box as x1 y1 x2 y2 in px) and ``statements`` (image, text, label), splits
     ``train`` and ``dev``. The pictures of a split are the same in every folder. No two dev pictures have the same captions.
+    ``alone`` has as many other pictures, of one figure each, in the form of ``boxes``.
 
     Args:
         root: Folder to write to; files of an earlier call are replaced.
@@ -104,8 +111,10 @@ def write_shapes(root: Path, train_images: int = 3000, dev_images: int = 500, se
         rng = random.Random(f"shapes/{seed}/{split}")
         rows, archive = _make_split(rng, number, unseen=split == "dev")
         counts |= write_split(root, split, rows, archive, "images")
+        alone, archive = _make_alone(random.Random(f"shapes/{seed}/{ALONE}/{split}"), number, unseen=split == "dev")
+        counts |= write_split(root, split, {ALONE: alone}, archive, "images")
         if split == "train":
-            write_vocabulary(root, rows)
+            write_vocabulary(root, {**rows, ALONE: alone})
     return counts
 
 
@@ -119,20 +128,36 @@ def _make_split(rng: random.Random, number: int, unseen: bool) -> tuple[Rows, by
     new_scene = undescribed(make, captions, "images") if unseen else make
     archive = Archive()
     for index in range(number):
-        scene = new_scene()
-        image, boxes = draw(scene)
-        name = f"{index:05d}.png"
-        png = io.BytesIO()
-        image.save(png, "PNG", compress_level=1)
-        archive.add(name, png.getvalue())
+        scene, name = new_scene(), f"{index:05d}.png"
+        boxes = _add(archive, name, scene)
         for question in questions(scene, rng, asked):
             row = {"question_id": len(rows["vqa"]), "image": name, "question": question.text, "answer": question.answer}
             rows["vqa"].append({**row, "kind": question.kind})
         caption = {"image": name, "captions": captions(scene)}
         rows["caption"].append(caption)
         rows["retrieval"].append(caption)
-        for figure, box in zip(scene.figures, boxes, strict=True):
-            rows["boxes"].append({"image": name, "phrase": f"the {figure.name}", "box": box})
+        rows["boxes"] += _boxes(name, scene, boxes)
         for text, label in statements(scene, rng):
             rows["statements"].append({"image": name, "text": text, "label": label})
     return rows, archive.close()
+
+
+def _make_alone(rng: random.Random, number: int, unseen: bool) -> tuple[list[dict[str, Any]], bytes]:
+    rows, archive = [], Archive()
+    for index in range(number):
+        scene, name = make_scene(rng, unseen, count=1), f"{index:05d}.png"
+        rows += _boxes(name, scene, _add(archive, name, scene))
+    return rows, archive.close()
+
+
+def _add(archive: Archive, name: str, scene: Scene) -> list[Box]:
+    """Draw a scene into an archive; return the boxes of its figures."""
+    image, boxes = draw(scene)
+    png = io.BytesIO()
+    image.save(png, "PNG", compress_level=1)
+    archive.add(name, png.getvalue())
+    return boxes
+
+
+def _boxes(name: str, scene: Scene, boxes: Sequence[Box]) -> list[dict[str, Any]]:
+    return [{"image": name, "phrase": f"the {figure.name}", "box": box} for figure, box in zip(scene.figures, boxes, strict=True)]

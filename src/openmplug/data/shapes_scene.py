@@ -66,14 +66,15 @@ class Scene:
         return {figure.pair for figure in self.figures}
 
 
-def make_scene(rng: random.Random, unseen: bool) -> Scene:
+def make_scene(rng: random.Random, unseen: bool, count: int | None = None) -> Scene:
     """Draw a scene at random.
 
     Args:
         rng: Where chance comes from.
         unseen: True puts at least one pair of ``UNSEEN`` in it, False none.
+        count: Figures; None draws 1 to 3.
     """
-    count = rng.choice((1, 2, 2, 3, 3))
+    count = rng.choice((1, 2, 2, 3, 3)) if count is None else count
     allowed = PAIRS if unseen else [pair for pair in PAIRS if pair not in UNSEEN]
     pairs = [rng.choice(UNSEEN if unseen else allowed)]
     while len(pairs) < count:

@@ -68,7 +68,7 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
         The parts that came from each folder, and the parts that none has.
 
     Raises:
-        ModelError: If a folder holds adapters, its vocabulary is another one, or a part does not fit.
+        ModelError: If a folder holds adapters, its vocabulary is another one and not the beginning of the run's, or a part does not fit.
     """
     loaded: dict[Path, list[str]] = {}
     missing = sorted({name.split(".")[0] for name in task.model.state_dict()})
@@ -81,15 +81,17 @@ def _load_parts(task: Task, folders: Sequence[Path], tokenizer: Tokenizer, displ
         modules = set(content.get("modules", ()))
         # An image tower alone (CLIP) has no words.
         worded = modules != {"vision"}
-        if worded and Tokenizer.from_vocab_file(folder / VOCABULARY) != tokenizer:
+        words = Tokenizer.from_vocab_file(folder / VOCABULARY).vocab if worded else tokenizer.vocab
+        if words != tokenizer.vocab[: len(words)]:
             raise ModelError(
                 f"the vocabulary of '{folder}' is not the run's; start from weights of one vocabulary, or leave out tokenizer.vocab"
             )
         # Another family's parts serve where they are of the same sizes; a head for other classes never does.
         other = content.get("architecture", "mplug") != architecture_of(task.model.config)
-        before, missing = missing, load_shared(folder, task.model, missing, ("*",) if other else ("classification",))
+        before, missing = missing, load_shared(folder, task.model, missing, ("*",) if other else ("classification",), len(words))
         loaded[folder] = [part for part in before if part not in missing]
-        display.say(f"{', '.join(loaded[folder])}: from '{folder}'")
+        more = len(tokenizer.vocab) - len(words)
+        display.say(f"{', '.join(loaded[folder])}: from '{folder}'" + (f", and {more:,} new words" if more else ""))
         if differing := [part for part in missing if part in modules]:
             display.say(f"{', '.join(differing)} of '{folder}': of another size, left out")
         if not missing:

@@ -28,11 +28,14 @@ class TokenizerSettings(Settings):
         vocab: A WordPiece ``vocab.txt``; None builds one from the texts of the training splits.
         size: Largest vocabulary that is built.
         min_count: A word seen less often is spelled out in characters.
+        extend: Where ``init_from`` gives the vocabulary, put what these texts and the task need besides at its end. The weights of the
+            words that were there are kept, those of new ones are drawn.
     """
 
     vocab: Path | None = None
     size: int = Field(8000, ge=110)
     min_count: int = Field(2, ge=1)
+    extend: bool = False
 
 
 class LoopSettings(Settings):
@@ -158,6 +161,8 @@ def check_recipe(tree: Mapping[str, Any]) -> RunConfig:
     if not isinstance(config.model.get("name"), str):
         raise UsageError("setting 'model.name' is missing; name a size, for example model.name=mplug-tiny")
     model = model_config(config.model)
+    if config.lora.rank and config.tokenizer.extend:
+        raise UsageError("tokenizer.extend gives new words, which lora.rank would leave as they are drawn; set one of them")
     if config.lora.rank and not config.init_from:
         raise UsageError(f"lora.rank={config.lora.rank} needs weights to adapt: give init_from=DIR, a trained folder, or set lora.rank=0")
     stated = "size" in dict(tree.get("image") or {})

@@ -258,11 +258,12 @@ def _prepared(config: RunConfig, samples: Sequence[Sample]) -> RunConfig:
 
 
 def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
-    """Take the vocabulary of the recipe, of the weights to start from, or of the training texts, in this order."""
+    """Take the vocabulary of the recipe, of the weights to start from (and extend it), or of the training texts, in this order."""
     if config.tokenizer.vocab is not None:
         return Tokenizer.from_vocab_file(config.tokenizer.vocab.expanduser())
-    if config.init_from:
-        return Tokenizer.from_vocab_file(find_model(config.init_from[0]) / VOCABULARY)
+    start = Tokenizer.from_vocab_file(find_model(config.init_from[0]) / VOCABULARY) if config.init_from else None
+    if start is not None and not config.tokenizer.extend:
+        return start
 
     def texts() -> Iterator[str]:
         for sample in samples:
@@ -271,7 +272,8 @@ def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
             yield from sample.targets
 
     own = find_task(config.task).own_words
-    return Tokenizer.from_vocab(build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count, own))
+    built = build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count, own)
+    return Tokenizer.from_vocab(built if start is None else [*start.vocab, *(word for word in built if start.token_to_id(word) is None)])
 
 
 def _training_loader(
