@@ -19,8 +19,7 @@ from openmplug.models.mplug import MPLUGConfig
 from openmplug.models.mplug2 import MPLUG2Config
 from openmplug.models.selections import SELECTIONS, selected_modules
 
-WEIGHTS = (
-    (SMALL, "mplug2-tiny", "pre-training", "openmplug"),
+RELEASED = (
     ("mplug.en.base.pth", "mplug-base", "pre-training", "AliceMind"),
     ("mplug.en.large.pth", "mplug-large", "pre-training", "AliceMind"),
     ("mplug.en.large.v2.pth", "mplug-large", "pre-training, continued", "AliceMind"),
@@ -30,7 +29,10 @@ WEIGHTS = (
     ("damo/mplug_image-text-retrieval_flickr30k_large_en", "mplug-large", "retrieval", "ModelScope"),
     ("damo/mplug_backbone_base_en", "mplug-base", "pre-training", "ModelScope"),
 )
-"""Name, size, task and origin of weights: those that come along, and those that others published."""
+"""Name, size, task and origin of weights that others published."""
+
+WEIGHTS = ((SMALL, "mplug2-tiny", "pre-training", "openmplug"), *RELEASED)
+"""The same of all that are known, with those that come along."""
 
 
 def _parts(config: MPLUGConfig, modules: tuple[str, ...] | None) -> list[dict[str, Any]]:
