@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -134,3 +137,15 @@ def test_constraints_pin_every_requirement(pyproject: dict) -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower() for line in lines if "==" in line}
     assert names - pinned == set()
+
+
+@pytest.mark.parametrize("folder", ["scripts", "benchmarks", "examples"])
+def test_programs_beside_the_package_import_names_that_are_there(folder: str) -> None:
+    files = sorted((REPOSITORY / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "openmplug":
+                module = importlib.import_module(node.module or "")
+                submodules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", ()))}
+                assert not [name.name for name in node.names if not hasattr(module, name.name) and name.name not in submodules], file
