@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -41,7 +40,8 @@ class BoxSettings(Settings):
         fit: ``letterbox`` keeps the aspect ratio and leaves zeros around the picture, as the original; ``stretch`` fills the square,
             for pictures much wider than high, of which the letterbox would waste most.
         scales: Sizes that training draws from: the whole square, and each next one a twentieth of it smaller. 1 = the whole square.
-        crop: Probability of a random crop around the box's centre in training; never where the words tell a place.
+        crop: Probability of a random crop around the box's centre in training; never where the words tell a place. Of several phrases
+            about a picture the crop is around the box of one, and those that tell a place or whose centre is cut away are left out.
         jitter: Strength of training's changes of brightness, contrast and saturation (0.4: by a factor from 0.6 to 1.4).
         move: Training puts the picture at a random place of the square, not at its centre.
         imagenet: Evaluate with ImageNet's mean and standard deviation although training had others, as the released models were.
@@ -106,8 +106,8 @@ class TrainBoxes:
         """
         size, parts = self.image.size, sample.parts or (sample,)
         boxes = [_inside(part, image.size) for part in parts]
-        if rng.random() < self.boxes.crop and not any(_PLACES.search(part.text or "") for part in parts):
-            image, boxes = _crop_around(image, boxes, rng)
+        if rng.random() < self.boxes.crop:
+            image, parts, boxes = _crop(image, parts, boxes, rng)
         small, scale_x, scale_y = _resized(image, size - size // 20 * rng.randrange(self.boxes.scales), self.boxes.fit)
         small = _jitter(small, self.boxes.jitter, rng)
         if rng.random() < self.image.flip:
@@ -175,26 +175,34 @@ def _on_square(image: Image.Image, normalise: Normalise, size: int, left: int, t
     return pixels
 
 
-def _crop_around(image: Image.Image, boxes: Sequence[Coordinates], rng: random.Random) -> tuple[Image.Image, list[Coordinates]]:
-    """Enlarge the picture and crop it so that every box's centre stays; unchanged in size if no crop is found."""
+def _crop(
+    image: Image.Image, parts: tuple[Sample, ...], boxes: list[Coordinates], rng: random.Random
+) -> tuple[Image.Image, tuple[Sample, ...], list[Coordinates]]:
+    """Enlarge the picture and crop it around one of the boxes, with the phrases that stay true; nothing changes if no crop is found."""
+    true = [index for index, part in enumerate(parts) if not _PLACES.search(part.text or "")]
+    if not true:
+        return image, parts, boxes
     scale = rng.choice(CROP_SHORT_SIDES) / min(image.size)
     width, height = (max(1, round(each * scale)) for each in image.size)
-    large = [tuple(each * scale for each in box) for box in boxes]
+    middles = {index: ((boxes[index][0] + boxes[index][2]) / 2 * scale, (boxes[index][1] + boxes[index][3]) / 2 * scale) for index in true}
+    around = middles[true[0] if len(true) == 1 else rng.choice(true)]
     low, high = CROP_SIDES
     for _ in range(CROP_TRIES):
         w, h = (rng.randint(min(low, side), min(side, high)) for side in (width, height))
         x, y = rng.randint(0, width - w), rng.randint(0, height - h)
-        if all(x < (box[0] + box[2]) / 2 < x + w and y < (box[1] + box[3]) / 2 < y + h for box in large):
+        if x < around[0] < x + w and y < around[1] < y + h:
             break
     else:
-        return image, list(boxes)
+        return image, parts, boxes
     # Cut first, in the picture's own pixels: enlarging what is thrown away would be most of the work.
     region = x / scale, y / scale, min((x + w) / scale, image.width), min((y + h) / scale, image.height)
     cropped = image.resize((w, h), Image.Resampling.BILINEAR, box=region)
-    kept: list[Coordinates] = [
-        (max(box[0] - x, 0.0), max(box[1] - y, 0.0), min(box[2] - x, float(w)), min(box[3] - y, float(h))) for box in large
-    ]
-    return cropped, kept
+    kept = [index for index, (across, down) in middles.items() if x < across < x + w and y < down < y + h]
+    corners: list[Coordinates] = []
+    for index in kept:
+        left, top, right, bottom = (each * scale for each in boxes[index])
+        corners.append((max(left - x, 0.0), max(top - y, 0.0), min(right - x, float(w)), min(bottom - y, float(h))))
+    return cropped, tuple(parts[index] for index in kept), corners
 
 
 def _jitter(image: Image.Image, strength: float, rng: random.Random) -> Image.Image:
