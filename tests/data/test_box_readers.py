@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from openmplug.data.readers import READERS, Split
 from openmplug.data.shapes import write_shapes
@@ -185,6 +186,55 @@ def test_nlvr1_holds_every_tenth_presentation_out(tmp_path: Path) -> None:
     one = valid.samples[1]
     assert (one.id, one.text, one.box, one.extra["size"]) == ("test_u/2", "the box 20", (10, 20, 30, 40), 20)
     assert valid.images.open(one.image or "").size == (400, 100)
+
+
+def scenes(root: Path, **changes: Any) -> Path:
+    """Two presentations a file, one held out: a scene whose three things stand in boxes 0, 0 and 2."""
+    things = [("blue", "circle", 10, 0, 5, 8), ("blue", "circle", 30, 0, 60, 40), ("black", "square", 20, 2, 70, 80)]
+    for file in ("dev", "test_u"):
+        (root / f"{file}_images").mkdir(parents=True)
+        rows = []
+        for n in (3, 10):
+            names = [f"{file}-{n}-0-{each}.png" for each in range(6)]
+            for name, order in zip(names, permutations(range(3)), strict=True):
+                image = Image.new("RGB", (400, 100), "white")
+                for colour, _, size, box, x, y in things:
+                    left = 150 * order.index(box) + x
+                    ImageDraw.Draw(image).rectangle((left, y, left + size - 1, y + size - 1), fill=colour)
+                image.save(root / f"{file}_images" / name)
+            objects = [
+                {"box": box, "shape": shape, "color": colour, "size": size, "bbox": [150 * box + x, y, 150 * box + x + size, y + size]}
+                for colour, shape, size, box, x, y in things
+            ]
+            rows.append({"identifier": f"{n}-0", "images": names, "objects": objects, **changes})
+        (root / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def test_nlvr1_scenes_are_named_in_all_orders_of_their_boxes(tmp_path: Path) -> None:
+    split = read("nlvr1_grounding", scenes(tmp_path), "train_scenes")
+    assert {one.extra["identifier"] for one in split.samples} == {"3-0"}  # the other is held out
+    assert len({one.image for one in split.samples}) == 12 and len({one.id for one in split.samples}) == len(split.samples)
+    for one in split.samples:
+        assert one.box is not None and one.text is not None
+        image, (left, top, right, bottom) = split.images.open(one.image or ""), map(int, one.box)
+        inside = {image.convert("RGB").getpixel((x, y)) for x in (left, right - 1) for y in (top, bottom - 1)}
+        assert inside == {(0, 0, 255) if "blue" in one.text else (0, 0, 0)} and right - left == one.extra["size"]
+        assert ("in the" not in one.text) or one.text.endswith(f"in the {('left', 'middle', 'right')[left // 150]} box")
+    first = {one.text for one in split.samples if one.image == "dev/dev-3-0-0.png"}
+    # Two blue circles: their size tells which, colour and shape do not.
+    assert first == {
+        *(f"the {size} blue circle{place}" for size in ("small", "large") for place in ("", " in the left box")),
+        *(f"the {size}black square{place}" for size in ("", "medium ") for place in ("", " in the right box")),
+    }
+
+
+def test_nlvr1_scenes_that_are_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dev\.jsonl line 1: 2 images, expected 6, one for each order"):
+        read("nlvr1_grounding", scenes(tmp_path / "a", images=["x.png", "y.png"]), "train_scenes")
+    odd = [{"box": 3, "shape": "circle", "color": "blue", "size": 10, "bbox": [0, 0, 10, 10]}]
+    with pytest.raises(DataError, match=r"a thing of size 10 in box 3, expected 10, 20, 30 px and box 0 to 2"):
+        read("nlvr1_grounding", scenes(tmp_path / "b", objects=odd), "train_scenes")
 
 
 def test_nlvr1_identifiers_have_a_number(tmp_path: Path) -> None:

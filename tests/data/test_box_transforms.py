@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,6 +71,25 @@ def test_the_crop_keeps_the_centre_and_never_comes_with_words_of_place() -> None
         assert told.boxes[0][2] == pytest.approx(whole(record(box), painted(size, box), random.Random(seed)).boxes[0][2])
         assert crop(record(box, "a laptop"), painted(size, box), random.Random(seed)).boxes == item.boxes  # "top" is no word there
     assert len(widths) > 5 and min(widths) > 30 / 640
+
+
+def test_a_crop_among_several_phrases_keeps_those_that_stay_true() -> None:
+    boxes = {"red": (10, 20, 30, 40), "lime": (50, 60, 80, 90), "blue": (370, 10, 390, 30)}
+    image = Image.new("RGB", (400, 100), "black")
+    for colour, box in boxes.items():
+        ImageDraw.Draw(image).rectangle(box, fill=colour)
+    parts = (*(record(box, colour) for colour, box in boxes.items()), record(boxes["red"], "red on the left"))
+    crop = TrainBoxes(PLAIN, BoxSettings(crop=1.0, scales=1, jitter=0.0, fit="stretch"))
+    seen = set()
+    for seed in range(40):
+        item = crop(replace(parts[0], parts=parts), image, random.Random(seed))
+        assert item.pixels is not None and len(item.boxes) == len(item.sample.parts)
+        kept = tuple((part.text or "").split()[0] for part in item.sample.parts)
+        for colour, (x, y, *_) in zip(kept, item.boxes, strict=True):
+            assert int(item.pixels[:, int(y * SIZE), int(x * SIZE)].argmax()) == list(boxes).index(colour)
+        seen.add(kept)
+    assert {("blue",), ("red", "lime")} <= seen
+    assert seen <= {("red",), ("lime",), ("blue",), ("red", "lime"), ("red", "lime", "blue", "red")}  # the last: no crop was found
 
 
 def test_a_flip_swaps_the_words_of_all_parts() -> None:
