@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import permutations
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from openmplug.batch import Coordinates, Sample
+from openmplug.batch import Sample
 from openmplug.data.images import open_images
 from openmplug.data.readers.files import find_file, need, read_box, read_rows
 from openmplug.data.readers.joined import JoinedImages
+from openmplug.data.readers.nlvr1_scenes import ORDERS, phrases, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
 FILES = ("dev", "test_u")
 HELD_OUT = 10  # every tenth presentation
 SCENES = "train_scenes"
-BOXES = 3
-STEP = 150  # px from the left side of one white box to that of the next
-SIZES = {10: "small", 20: "medium", 30: "large"}
-PLACES = ("left", "middle", "right")
 
 
 def read_nlvr1_grounding(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:
@@ -33,7 +27,7 @@ def read_nlvr1_grounding(root: Path, split: str, columns: Mapping[str, str | Non
         root: Folder with ``{file}_grounding.jsonl`` and ``{file}_images.tar`` (or ``.zip``, or a folder) of ``dev`` and ``test_u``.
         split: ``train``: the presentations of both files that 10 does not divide; ``valid``: the others; or the name of a file, whole.
             ``train_scenes``: the presentations of ``train`` with the pictures of all six orders of a scene's boxes, and every phrase of
-            colour, shape, size and box that is true of one thing alone, made of the ``objects`` in ``{file}.jsonl``.
+            colour, shape, size and box that is true of one thing alone, made of the ``structured_rep`` in ``{file}.jsonl``.
         columns: Not used; the format is fixed.
 
     Returns:
@@ -68,7 +62,6 @@ def _held_out(identifier: str, where: str) -> bool:
 
 
 def _scenes(root: Path) -> Split:
-    orders = tuple(permutations(range(BOXES)))  # NLVR numbers a scene's pictures in this order
     number = Numbering()
     samples: list[Sample] = []
     for name in FILES:
@@ -76,31 +69,12 @@ def _scenes(root: Path) -> Split:
             identifier = str(need(row, "identifier", where))
             if _held_out(identifier, where):
                 continue
-            images, things = need(row, "images", where), need(row, "objects", where)
-            if len(images) != len(orders):
-                raise DataError(f"{where}: {len(images)} images, expected {len(orders)}, one for each order of the boxes")
-            for order, picture in zip(orders, images, strict=True):
+            scene, images = read_scene(row, where), need(row, "images", where)
+            if len(images) != len(ORDERS):
+                raise DataError(f"{where}: {len(images)} images, expected {len(ORDERS)}, one for each order of the boxes")
+            for order, picture in zip(ORDERS, images, strict=True):
                 image = f"{name}/{picture}"
-                for phrase, box, size in _phrases(things, order, where):
+                for phrase, box, size in phrases(scene, order):
                     extra = {"identifier": identifier, "size": size}
                     samples.append(Sample(f"{image}/{phrase}", image, phrase, image_index=number(image), extra=extra, box=box))
     return Split(SCENES, samples, JoinedImages({name: open_images(root, name) for name in FILES}))
-
-
-def _phrases(things: list[Any], order: tuple[int, ...], where: str) -> Iterator[tuple[str, Coordinates, int]]:
-    """Yield every phrase that names one thing alone, its corners and its side, where the boxes stand in ``order`` from left to right."""
-    named: list[tuple[list[str], Coordinates, int]] = []
-    for thing in things:
-        colour, shape, size, box = (need(thing, key, where) for key in ("color", "shape", "size", "box"))
-        left, top, right, bottom = read_box(need(thing, "bbox", where), where, "bbox")
-        if size not in SIZES or box not in range(BOXES):
-            sizes = ", ".join(map(str, SIZES))
-            raise DataError(f"{where}: a thing of size {size!r} in box {box!r}, expected {sizes} px and box 0 to {BOXES - 1}")
-        place = order.index(box)
-        shift = STEP * (place - box)
-        looks = f"{colour} {shape}", f"{SIZES[size]} {colour} {shape}"
-        names = [f"the {look}{where_it_is}" for where_it_is in ("", f" in the {PLACES[place]} box") for look in looks]
-        named.append((names, (left + shift, top, right + shift, bottom), size))
-    count = Counter(name for names, _, _ in named for name in names)
-    for names, box, size in named:
-        yield from ((name, box, size) for name in names if count[name] == 1)
