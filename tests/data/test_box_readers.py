@@ -202,11 +202,11 @@ def scenes(root: Path, **changes: Any) -> Path:
                     left = 150 * order.index(box) + x
                     ImageDraw.Draw(image).rectangle((left, y, left + size - 1, y + size - 1), fill=colour)
                 image.save(root / f"{file}_images" / name)
-            objects = [
-                {"box": box, "shape": shape, "color": colour, "size": size, "bbox": [150 * box + x, y, 150 * box + x + size, y + size]}
-                for colour, shape, size, box, x, y in things
-            ]
-            rows.append({"identifier": f"{n}-0", "images": names, "objects": objects, **changes})
+            scene: list[list[dict[str, Any]]] = [[], [], []]
+            for colour, shape, size, box, x, y in things:
+                named = {"blue": "#0099ff", "black": "Black"}[colour]
+                scene[box].append({"type": shape, "color": named, "size": size, "x_loc": x, "y_loc": y})
+            rows.append({"identifier": f"{n}-0", "images": names, "structured_rep": scene, **changes})
         (root / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -232,9 +232,11 @@ def test_nlvr1_scenes_are_named_in_all_orders_of_their_boxes(tmp_path: Path) -> 
 def test_nlvr1_scenes_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dev\.jsonl line 1: 2 images, expected 6, one for each order"):
         read("nlvr1_grounding", scenes(tmp_path / "a", images=["x.png", "y.png"]), "train_scenes")
-    odd = [{"box": 3, "shape": "circle", "color": "blue", "size": 10, "bbox": [0, 0, 10, 10]}]
-    with pytest.raises(DataError, match=r"a thing of size 10 in box 3, expected 10, 20, 30 px and box 0 to 2"):
-        read("nlvr1_grounding", scenes(tmp_path / "b", objects=odd), "train_scenes")
+    good = {"type": "circle", "color": "Black", "size": 10, "x_loc": 0, "y_loc": 0}
+    with pytest.raises(DataError, match=r"dev\.jsonl line 1: 'structured_rep' has a thing that lacks or misnames 'pink'"):
+        read("nlvr1_grounding", scenes(tmp_path / "b", structured_rep=[[{**good, "color": "pink"}], [], []]), "train_scenes")
+    with pytest.raises(DataError, match=r"is not three boxes of circle, square, triangle with sides of 10, 20, 30 px"):
+        read("nlvr1_grounding", scenes(tmp_path / "c", structured_rep=[[{**good, "size": 11}], [], []]), "train_scenes")
 
 
 def test_nlvr1_identifiers_have_a_number(tmp_path: Path) -> None:

@@ -133,6 +133,22 @@ def test_training_and_validation_of_nlvr1_share_no_presentation(tmp_path: Path) 
     assert [one.id for one in read("nlvr1", tmp_path, "train").samples][::6] == ["30-0-0"]
 
 
+def test_statements_of_nlvr1_are_of_training_scenes_alone(tmp_path: Path) -> None:
+    block = {"type": "square", "size": 20, "x_loc": 40, "y_loc": 80}
+    for split in ("dev", "test_u"):
+        drawings(tmp_path, split, "30-0", "31-0", "32-0")
+        rows = [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
+        scenes = ([[{**block, "color": colour}], [], []] for colour in ("Yellow", "Black", "#0099ff"))
+        write(tmp_path / f"{split}.jsonl", *({**row, "structured_rep": scene} for row, scene in zip(rows, scenes, strict=True)))
+    made = read("nlvr1", tmp_path, "train_statements")
+    assert {one.extra["identifier"] for one in made.samples} == {"31-0", "32-0"}  # every tenth presentation is held out
+    assert len({one.id for one in made.samples}) == len(made.samples) and made.images.open(made.samples[0].image or "").size == (4, 4)
+    truths: dict[str, list[str]] = {}
+    for one in made.samples:
+        truths.setdefault(one.text or "", []).append(one.targets[0])
+    assert len(truths) > 10 and all(each.count("true") == each.count("false") for each in truths.values())
+
+
 def test_the_authors_own_folders_of_nlvr1(tmp_path: Path) -> None:
     write(tmp_path / "dev/dev.json", {**DRAWING, "directory": "4", "label": True})
     pictures(tmp_path / "dev/images/4", *(f"dev-1572-3-{k}.png" for k in range(6)))

@@ -30,7 +30,7 @@ PLACES = ("left", "middle", "right")
 ORDERS = tuple(permutations(range(BOXES)))
 """Which box stands where, left to right, in each of a scene's pictures; NLVR numbers them so."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
-TRIES = 60
+TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,14 @@ class _Amount:
         return f"there {'is' if self.number == 1 else 'are'} {self.of(what)}{after}"
 
     def of(self, what: str) -> str:
-        return f"{self.words} {what}{'' if self.number == 1 else 's'}"
+        return _a(what) if self.words == "a" else f"{self.words} {what}{'' if self.number == 1 else 's'}"
 
 
 Statement = tuple[str, bool]
+
+
+def _a(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def _noun(rng: random.Random, tower: bool) -> tuple[str, Callable[[Thing], bool]]:
@@ -193,11 +197,9 @@ def _touching(scene: Scene, rng: random.Random, tower: bool) -> Statement:
 
 
 def _pair(scene: Scene, rng: random.Random, tower: bool) -> Statement:
-    one, other = (_noun(rng, tower) for _ in range(2))
-    together = any(any(map(one[1], box)) and any(map(other[1], box)) and len(box) > 1 for box in scene)
-    both = one[0] == other[0]
-    found = any(sum(map(one[1], box)) > 1 for box in scene) if both else together
-    return f"there is a box with a {one[0]} and a {other[0]}", found
+    (one, fits_one), (other, fits_other) = (_noun(rng, tower) for _ in range(2))
+    found = any(fits_one(a) and fits_other(b) for box in scene for a, b in permutations(box, 2))
+    return f"there is a box with {_a(one)} and {_a(other)}", found
 
 
 def _stacked(box: Sequence[Thing]) -> list[str]:
@@ -254,23 +256,31 @@ def is_tower(scene: Scene) -> bool:
     return all(one.shape == "square" and one.size == 20 for box in scene for one in box)
 
 
-def statements(scene: Scene, rng: random.Random, number: int) -> list[Statement]:
-    """Say ``number`` different things of a scene in words like NLVR's, alternately true and false.
+def contrasts(first: Scene, second: Scene, rng: random.Random, number: int) -> list[Statement]:
+    """Say ``number`` things in words like NLVR's that are true of one of two scenes and false of the other.
 
-    A form of words is drawn first and then filled until it is as true as it has to be, so forms are as often true as false. What they are
-    filled with still tells something ("exactly four" is seldom true), as it does in NLVR's own sentences.
+    Each is to be told of both scenes. So words alone tell nothing: where "exactly four" is seldom true, a model learns that and does not
+    look.
+
+    Args:
+        first: A scene.
+        second: Another one; both of towers, or neither.
+        rng: Draws words.
+        number: How many; fewer where the scenes are too alike.
+
+    Returns:
+        Different statements, each with its truth of ``first``, alternately true and false.
     """
-    tower = is_tower(scene)
+    forms = _TOWERS if is_tower(first) else _ANYWHERE
     found: dict[str, bool] = {}
     wanted = rng.random() < 0.5
     for _ in range(TRIES * number):
         if len(found) == number:
             break
-        form = rng.choice(_TOWERS if tower else _ANYWHERE)
-        for _ in range(TRIES):
-            text, label = form(scene, rng, tower)
-            if label == wanted and text not in found:
-                found[text] = label
-                wanted = not wanted
-                break
+        form, seed = rng.choice(forms), rng.random()
+        # The same draws give the same words, whatever the scene is.
+        (text, true), (_, other) = (form(scene, random.Random(seed), forms is _TOWERS) for scene in (first, second))
+        if true == wanted and other != true and text not in found:
+            found[text] = true
+            wanted = not wanted
     return list(found.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from openmplug.batch import Sample
 from openmplug.data.images import ImageSource, open_images
 from openmplug.data.readers.files import find_file, need, read_rows
 from openmplug.data.readers.joined import join_splits
-from openmplug.data.readers.nlvr1_scenes import read_scene, statements
+from openmplug.data.readers.nlvr1_scenes import Scene, contrasts, is_tower, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -108,8 +109,8 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
         split: ``dev``, ``test_u``, ``test_p`` and so on, the stem of a file. ``train`` is the authors' training part where it is there;
             else it is carved from ``dev`` and ``test_u``: examples n-m of all presentations n but every tenth, which are ``valid`` (never
             the same sentence's drawings on both sides). ``dev_first`` and so on: of each example the first drawing only.
-            ``train_statements``: the drawings of ``train`` with templated statements made of their ``structured_rep``, half of them true,
-            in the place of the sentences; what can be seen gets learned from these first.
+            ``train_statements``: the drawings of ``train`` with templated statements made of their ``structured_rep`` in the place of
+            the sentences, each once true and once false; what is to be seen gets learned from these first.
         columns: Not used; the format is fixed.
 
     Returns:
@@ -122,11 +123,13 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
 
     Source: README and metrics_images.py of github.com/lil-lab/nlvr, folder nlvr.
     """
-    stated = split == STATEMENTS
-    stem, permutations = "train" if stated else split.removesuffix("_first"), 1 if split.endswith("_first") else PERMUTATIONS
-    if stem != "valid" and (stem != "train" or any((root / name).is_file() for name in _files("train"))):
-        return _drawings(root, stem, permutations, stated)
-    both = join_splits([_drawings(root, part, permutations, stated) for part in CARVED])
+    own = any((root / name).is_file() for name in _files("train"))
+    if split == STATEMENTS:
+        return _stated(root, read_nlvr1(root, "train", columns), ("train",) if own else CARVED)
+    stem, permutations = split.removesuffix("_first"), 1 if split.endswith("_first") else PERMUTATIONS
+    if stem != "valid" and (stem != "train" or own):
+        return _drawings(root, stem, permutations)
+    both = join_splits([_drawings(root, part, permutations) for part in CARVED])
     samples = [one for one in both.samples if (int(one.extra["sentence_id"]) % HELD_OUT == 0) == (stem == "valid")]
     if not samples:
         raise DataError(f"NLVR split '{split}' of {root}: none of the {len(both.samples):,} drawings of {' and '.join(CARVED)} is in it")
@@ -137,7 +140,7 @@ def _files(split: str) -> tuple[str, ...]:
     return f"{split}.jsonl", f"{split}.json", f"{split}/{split}.json"
 
 
-def _drawings(root: Path, split: str, permutations: int, stated: bool) -> Split:
+def _drawings(root: Path, split: str, permutations: int) -> Split:
     path = find_file(root, _files(split), f"NLVR sentences of split '{split}'")
     images, number, samples = open_images(path.parent, split), Numbering(), []
     for where, row in read_rows(path):
@@ -150,13 +153,33 @@ def _drawings(root: Path, split: str, permutations: int, stated: bool) -> Split:
         if len(names) != PERMUTATIONS:
             raise DataError(f"{where}: {len(names)} images, expected {PERMUTATIONS}, one for each order of the boxes")
         label = _label(row, where, ("true", "false"))
-        scene = read_scene(row, where) if stated else ()
         for each, name in enumerate(names[:permutations]):
             extra = {"identifier": identifier, "sentence_id": presentation, "permutation": each}
-            said = {f"{identifier}-{each}": (text, label)}
-            if stated:
-                made = statements(scene, random.Random(f"{split}-{identifier}-{each}"), STATED)
-                said = {f"{identifier}-{each}-{count}": (words, ("true" if true else "false",)) for count, (words, true) in enumerate(made)}
-            for key, (words, truth) in said.items():
-                samples.append(Sample(key, name, words, truth, (1.0,) * len(truth), truth, number(name), extra))
+            samples.append(Sample(f"{identifier}-{each}", name, text, label, (1.0,) * len(label), label, number(name), extra))
     return Split(split, samples, images)
+
+
+def _stated(root: Path, train: Split, parts: tuple[str, ...]) -> Split:
+    """Put statements in the place of the sentences: those that tell a scene from one of its kind, of both of them."""
+    scenes: dict[str, Scene] = {}
+    for part in parts:
+        for where, row in read_rows(find_file(root, _files(part), f"NLVR's scenes of split '{part}'")):
+            scenes[f"{part}/{row['identifier']}" if len(parts) > 1 else str(row["identifier"])] = read_scene(row, where)
+    drawings = {one.id: one for one in train.samples}
+    examples = list(dict.fromkeys(name.rpartition("-")[0] for name in drawings))
+    samples: list[Sample] = []
+    for each in range(PERMUTATIONS):
+        rng = random.Random(f"{STATEMENTS}/{each}")
+        for towers in (True, False):
+            alike = [name for name in examples if is_tower(scenes[name]) == towers]
+            rng.shuffle(alike)
+            for first, second in zip(alike[::2], alike[1::2], strict=False):
+                said = contrasts(scenes[first], scenes[second], rng, STATED)
+                for name, of_first in ((first, True), (second, False)):
+                    drawing = drawings[f"{name}-{each}"]
+                    for count, (text, true) in enumerate(said):
+                        label = ("true" if true == of_first else "false",)
+                        samples.append(
+                            replace(drawing, id=f"{drawing.id}-{count}", text=text, targets=label, weights=(1.0,), references=label)
+                        )
+    return Split(STATEMENTS, samples, train.images)
