@@ -106,6 +106,8 @@ class _Amount:
 
     @classmethod
     def draw(cls, rng: random.Random, most: int = 4) -> _Amount:
+        if rng.random() < 0.4:  # whether there is one is learned before how many there are
+            return cls("a", 1, False)
         number = rng.randint(1, most)
         said = NUMBERS[number] if rng.random() < 0.5 else str(number)
         kind = rng.choice(("exactly", "exactly", "only", "at least", "at least", ""))
@@ -137,6 +139,12 @@ def _noun(rng: random.Random, tower: bool) -> tuple[str, Callable[[Thing], bool]
     shape = "" if tower or rng.random() < 0.4 else rng.choice(SHAPES)
     name = shape or rng.choice(("block", "block", "item", "object") if tower else ("item", "object"))
     return f"{colour} {name}".strip(), lambda one: colour in ("", one.colour) and shape in ("", one.shape)
+
+
+def _placed(scene: Scene, rng: random.Random, tower: bool) -> Statement:
+    colour, shape, place = rng.choice(tuple(COLOURS.values())), "square" if tower else rng.choice(SHAPES), rng.randrange(BOXES)
+    found = any((one.colour, one.shape) == (colour, shape) for one in scene[place])
+    return f"there is {_a(f'{colour} {shape}')} in the {PLACES[place]} box", found
 
 
 def _counted(scene: Scene, rng: random.Random, tower: bool) -> Statement:
@@ -247,8 +255,9 @@ def _heights(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     return amount.there("tower", f" with {height.of('block')}"), amount.holds(sum(height.holds(len(box)) for box in scene if box))
 
 
-_ANYWHERE = (_counted, _in_a_box, _only_colours, _many_colours, _touching, _pair)
-_TOWERS = (_counted, _in_a_box, _only_colours, _many_colours, _end, _end, _end, _over, _over, _heights)
+# Where a thing is, a model that finds boxes nearly knows; it leads to the others.
+_ANYWHERE = (_placed, _placed, _placed, _counted, _in_a_box, _only_colours, _many_colours, _touching, _pair)
+_TOWERS = (_placed, _placed, _placed, _placed, _counted, _in_a_box, _only_colours, _many_colours, _end, _end, _end, _over, _over, _heights)
 
 
 def is_tower(scene: Scene) -> bool:
@@ -263,7 +272,7 @@ def contrasts(first: Scene, second: Scene, rng: random.Random, number: int) -> l
     look.
 
     Args:
-        first: A scene.
+        first: A scene, its boxes from left to right.
         second: Another one; both of towers, or neither.
         rng: Draws words.
         number: How many; fewer where the scenes are too alike.

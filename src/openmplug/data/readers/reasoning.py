@@ -12,7 +12,7 @@ from openmplug.batch import Sample
 from openmplug.data.images import ImageSource, open_images
 from openmplug.data.readers.files import find_file, need, read_rows
 from openmplug.data.readers.joined import join_splits
-from openmplug.data.readers.nlvr1_scenes import Scene, contrasts, is_tower, read_scene
+from openmplug.data.readers.nlvr1_scenes import ORDERS, Scene, contrasts, is_tower, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -174,7 +174,8 @@ def _stated(root: Path, train: Split, parts: tuple[str, ...]) -> Split:
             alike = [name for name in examples if is_tower(scenes[name]) == towers]
             rng.shuffle(alike)
             for first, second in zip(alike[::2], alike[1::2], strict=False):
-                said = contrasts(scenes[first], scenes[second], rng, STATED)
+                ordered = [tuple(scenes[name][box] for box in ORDERS[each]) for name in (first, second)]
+                said = contrasts(ordered[0], ordered[1], rng, STATED)
                 for name, of_first in ((first, True), (second, False)):
                     drawing = drawings[f"{name}-{each}"]
                     for count, (text, true) in enumerate(said):
