@@ -99,6 +99,20 @@ def test_the_loss_follows_from_the_scores_of_the_coordinates(loss: str) -> None:
     assert float(result.parts["token_loss"]) == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
+def test_coordinates_are_told_from_their_neighbours_also_in_bf16() -> None:
+    task = task_of(CROSS_ENTROPY).eval()
+    batch = batch_of(task, [record(0)])
+    assert batch.images is not None and batch.text is not None and batch.boxes is not None
+    near = task.model.decoder.embeddings.words.weight.data[task.words.first : task.words.first + 337]
+    near.copy_(near[:1] + torch.linspace(0, 0.05, 337)[:, None] * near[:1])  # as a trained model's: each almost as the next
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        memory = task.model.answer_memory(batch.images, batch.text.ids, batch.text.mask)
+        tokens = (batch.boxes * 336).floor().long() + task.words.first
+        logits = coordinate_logits(task.model.decoder, memory, tokens, task.words)
+    assert logits.dtype == torch.float32 and logits.shape == (1, 4, 337)
+    assert all(len(each.unique()) > 300 for each in logits[0])  # of bf16's numbers there are some ten in so small a range
+
+
 def test_paired_weights_are_each_samples_own() -> None:
     losses = torch.rand(3, 4)
     found, true = (torch.rand(3, 4) * 0.4 + 0.1 for _ in range(2))

@@ -149,6 +149,15 @@ class TextDecoder(nn.Module):
         """Compute logits (..., vocab) of states (..., D)."""
         return self.head(hidden, self.embeddings.words.weight)
 
+    def logits_between(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        """Compute the logits (..., last - first) of the words from ``first`` to before ``last``, in fp32 also under autocast.
+
+        Words that stand for numbers differ from their neighbours by less than bf16 has digits for; as good as the weights' own type then.
+        """
+        x = self.head.transformed(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(x.float(), self.embeddings.words.weight[first:last].float(), self.head.bias[first:last].float())
+
     def forward(self, ids: Tensor, mask: Tensor, memory: DecoderMemory) -> Tensor:
         """Compute the logits (R, T, vocab) at every position (not shifted)."""
         return self.logits(self.hidden(ids, mask, memory))

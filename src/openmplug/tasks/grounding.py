@@ -109,7 +109,7 @@ def locate(model: Network, images: Tensor, ids: Tensor, mask: Tensor, words: Box
     chosen, scores = [], torch.zeros(len(images), device=images.device)
     for _ in range(4):
         # Only coordinates may be written; the original adds -10000 to every other word.
-        logits = _of_bins(model.decoder.logits(model.decoder.step(new, state)[:, -1]), words)
+        logits = _of_bins(model.decoder, model.decoder.step(new, state)[:, -1], words)
         best = logits.log_softmax(dim=1).max(dim=1)
         new, scores = best.indices[:, None] + words.first, scores + best.values
         chosen.append(new)
@@ -130,11 +130,11 @@ def coordinate_logits(decoder: TextDecoder, memory: DecoderMemory, tokens: Tenso
     """
     inputs = torch.cat([torch.full_like(tokens[:, :1], words.prefix), tokens[:, :-1]], dim=1)
     hidden = decoder.hidden(inputs, torch.ones_like(inputs, dtype=torch.bool), memory)
-    return _of_bins(decoder.logits(hidden), words)
+    return _of_bins(decoder, hidden, words)
 
 
-def _of_bins(logits: Tensor, words: BoxWords) -> Tensor:
-    return logits[..., words.first : words.first + BINS + 1].float()
+def _of_bins(decoder: TextDecoder, hidden: Tensor, words: BoxWords) -> Tensor:
+    return decoder.logits_between(hidden, words.first, words.first + BINS + 1)
 
 
 @dataclass(frozen=True)
