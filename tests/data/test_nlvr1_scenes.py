@@ -45,28 +45,28 @@ OF_TOWERS = {
     "there is a black block over a yellow block": True,
     "there is a black block above a blue block": False,
     "there is a blue tower": True,
+    "there is a tower with 2 blocks": True,
+    "there is a blue square in the middle box": True,
     "there is a yellow tower": False,
     "there are exactly 3 yellow blocks": True,
     "there are at least 3 black blocks": False,
-    "there are exactly 2 towers with at least 2 blocks": True,
     "there is a box with 3 items of two different colors": True,
     "one of the towers has exactly 2 yellow blocks": True,
 }
 OF_SCATTERED = {
     "there are exactly two circles": True,
     "there is exactly one blue circle touching the edge": True,
-    "there is at least one yellow item touching the wall": True,  # the triangle ends at the right side
     "there is a yellow object touching the base": False,
     "there is a blue object closely touching the bottom of a box": True,
     "there are exactly 3 objects not touching any edge": True,
+    "there is a yellow item touching the wall": True,  # the triangle ends at the right side
+    "there is a yellow square in the left box": False,
     "there is a box with a square and a triangle": True,
     "there is a box with a yellow square and a yellow square": False,  # one thing is not two
     "there is a box with a blue circle and a square": False,
     "there is a box with items of only blue color": True,
     "there is a box with only blue and yellow items": False,
     "there is a box with 3 items of two different colors": True,
-    "each box has at least 1 item": False,
-    "two of the grey boxes has at least 2 items": True,
 }
 
 
@@ -86,7 +86,7 @@ def drawn(rng: random.Random, towers: bool) -> Scene:
 @pytest.mark.parametrize(("kind", "of", "known"), [("towers", TOWERS, OF_TOWERS), ("scattered", SCATTERED, OF_SCATTERED)])
 def test_statements_are_as_true_as_they_say(kind: str, of: Scene, known: dict[str, bool]) -> None:
     said: dict[str, bool] = {}
-    for seed in range(20_000):
+    for seed in range(5000):
         if said.keys() >= known.keys():
             break
         made = contrasts(of, drawn(random.Random(seed), kind == "towers"), random.Random(seed), 4)

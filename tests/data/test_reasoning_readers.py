@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def test_statements_of_nlvr1_are_of_training_scenes_alone(tmp_path: Path) -> Non
     for one in made.samples:
         truths.setdefault(one.text or "", []).append(one.targets[0])
     assert len(truths) > 10 and all(each.count("true") == each.count("false") for each in truths.values())
+    things = read("nlvr1", tmp_path, "train_things").samples
+    assert len(things) > 10 and all(re.fullmatch(r"there is a \w+ square in the \w+ box", one.text or "") for one in things)
 
 
 def test_the_authors_own_folders_of_nlvr1(tmp_path: Path) -> None:

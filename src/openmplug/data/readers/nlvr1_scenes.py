@@ -265,7 +265,7 @@ def is_tower(scene: Scene) -> bool:
     return all(one.shape == "square" and one.size == 20 for box in scene for one in box)
 
 
-def contrasts(first: Scene, second: Scene, rng: random.Random, number: int) -> list[Statement]:
+def contrasts(first: Scene, second: Scene, rng: random.Random, number: int, where: bool = False) -> list[Statement]:
     """Say ``number`` things in words like NLVR's that are true of one of two scenes and false of the other.
 
     Each is to be told of both scenes. So words alone tell nothing: where "exactly four" is seldom true, a model learns that and does not
@@ -276,6 +276,7 @@ def contrasts(first: Scene, second: Scene, rng: random.Random, number: int) -> l
         second: Another one; both of towers, or neither.
         rng: Draws words.
         number: How many; fewer where the scenes are too alike.
+        where: Say only what is there and in which box.
 
     Returns:
         Different statements, each with its truth of ``first``, alternately true and false.
@@ -286,7 +287,7 @@ def contrasts(first: Scene, second: Scene, rng: random.Random, number: int) -> l
     for _ in range(TRIES * number):
         if len(found) == number:
             break
-        form, seed = rng.choice(forms), rng.random()
+        form, seed = _placed if where else rng.choice(forms), rng.random()
         # The same draws give the same words, whatever the scene is.
         (text, true), (_, other) = (form(scene, random.Random(seed), forms is _TOWERS) for scene in (first, second))
         if true == wanted and other != true and text not in found:

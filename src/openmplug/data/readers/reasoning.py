@@ -19,7 +19,7 @@ from openmplug.errors import DataError
 PERMUTATIONS = 6  # orders of NLVR's three boxes, a picture each
 CARVED = ("dev", "test_u")  # NLVR's parts that training and validation are carved from where its own training part is absent
 HELD_OUT = 10  # every tenth presentation validates
-STATEMENTS = "train_statements"
+STATEMENTS, THINGS = "train_statements", "train_things"
 STATED = 4  # statements a drawing
 
 
@@ -110,7 +110,8 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
             else it is carved from ``dev`` and ``test_u``: examples n-m of all presentations n but every tenth, which are ``valid`` (never
             the same sentence's drawings on both sides). ``dev_first`` and so on: of each example the first drawing only.
             ``train_statements``: the drawings of ``train`` with templated statements made of their ``structured_rep`` in the place of
-            the sentences, each once true and once false; what is to be seen gets learned from these first.
+            the sentences, each once true and once false; ``train_things``: those alone that say what is there and in which box. What
+            is to be seen gets learned from these first.
         columns: Not used; the format is fixed.
 
     Returns:
@@ -124,8 +125,8 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
     Source: README and metrics_images.py of github.com/lil-lab/nlvr, folder nlvr.
     """
     own = any((root / name).is_file() for name in _files("train"))
-    if split == STATEMENTS:
-        return _stated(root, read_nlvr1(root, "train", columns), ("train",) if own else CARVED)
+    if split in (STATEMENTS, THINGS):
+        return _stated(root, read_nlvr1(root, "train", columns), ("train",) if own else CARVED, split)
     stem, permutations = split.removesuffix("_first"), 1 if split.endswith("_first") else PERMUTATIONS
     if stem != "valid" and (stem != "train" or own):
         return _drawings(root, stem, permutations)
@@ -159,7 +160,7 @@ def _drawings(root: Path, split: str, permutations: int) -> Split:
     return Split(split, samples, images)
 
 
-def _stated(root: Path, train: Split, parts: tuple[str, ...]) -> Split:
+def _stated(root: Path, train: Split, parts: tuple[str, ...], split: str) -> Split:
     """Put statements in the place of the sentences: those that tell a scene from one of its kind, of both of them."""
     scenes: dict[str, Scene] = {}
     for part in parts:
@@ -169,13 +170,13 @@ def _stated(root: Path, train: Split, parts: tuple[str, ...]) -> Split:
     examples = list(dict.fromkeys(name.rpartition("-")[0] for name in drawings))
     samples: list[Sample] = []
     for each in range(PERMUTATIONS):
-        rng = random.Random(f"{STATEMENTS}/{each}")
+        rng = random.Random(f"{split}/{each}")
         for towers in (True, False):
             alike = [name for name in examples if is_tower(scenes[name]) == towers]
             rng.shuffle(alike)
             for first, second in zip(alike[::2], alike[1::2], strict=False):
                 ordered = [tuple(scenes[name][box] for box in ORDERS[each]) for name in (first, second)]
-                said = contrasts(ordered[0], ordered[1], rng, STATED)
+                said = contrasts(ordered[0], ordered[1], rng, STATED, where=split == THINGS)
                 for name, of_first in ((first, True), (second, False)):
                     drawing = drawings[f"{name}-{each}"]
                     for count, (text, true) in enumerate(said):
@@ -183,4 +184,4 @@ def _stated(root: Path, train: Split, parts: tuple[str, ...]) -> Split:
                         samples.append(
                             replace(drawing, id=f"{drawing.id}-{count}", text=text, targets=label, weights=(1.0,), references=label)
                         )
-    return Split(STATEMENTS, samples, train.images)
+    return Split(split, samples, train.images)
