@@ -9,7 +9,7 @@ from openmplug.batch import Sample
 from openmplug.data.images import open_images
 from openmplug.data.readers.files import find_file, need, read_box, read_rows
 from openmplug.data.readers.joined import JoinedImages
-from openmplug.data.readers.nlvr1_scenes import ORDERS, phrases, read_scene
+from openmplug.data.readers.nlvr1_scenes import orders, phrases, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -69,12 +69,12 @@ def _scenes(root: Path) -> Split:
             identifier = str(need(row, "identifier", where))
             if _held_out(identifier, where):
                 continue
-            scene, images = read_scene(row, where), need(row, "images", where)
-            if len(images) != len(ORDERS):
-                raise DataError(f"{where}: {len(images)} images, expected {len(ORDERS)}, one for each order of the boxes")
-            for order, picture in zip(ORDERS, images, strict=True):
+            scenes, images = list(orders(read_scene(row, where))), need(row, "images", where)
+            if len(images) != len(scenes):
+                raise DataError(f"{where}: {len(images)} images, expected {len(scenes)}, one for each order of the boxes")
+            for scene, picture in zip(scenes, images, strict=True):
                 image = f"{name}/{picture}"
-                for phrase, box, size in phrases(scene, order):
+                for phrase, box, size in phrases(scene):
                     extra = {"identifier": identifier, "size": size}
                     samples.append(Sample(f"{image}/{phrase}", image, phrase, image_index=number(image), extra=extra, box=box))
     return Split(SCENES, samples, JoinedImages({name: open_images(root, name) for name in FILES}))

@@ -27,8 +27,6 @@ SIZES = {10: "small", 20: "medium", 30: "large"}
 COLOURS = {"#0099ff": "blue", "yellow": "yellow", "black": "black"}
 SHAPES = ("circle", "square", "triangle")
 PLACES = ("left", "middle", "right")
-ORDERS = tuple(permutations(range(BOXES)))
-"""Which box stands where, left to right, in each of a scene's pictures; NLVR numbers them so."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 TRIES = 200
 
@@ -50,7 +48,7 @@ class Thing:
 
 
 Scene = tuple[tuple[Thing, ...], ...]
-"""The things of each box."""
+"""The things of each box, from left to right."""
 
 
 def read_scene(row: Mapping[str, Any], where: str) -> Scene:
@@ -76,14 +74,19 @@ def read_scene(row: Mapping[str, Any], where: str) -> Scene:
     return scene
 
 
+def orders(scene: Scene) -> Iterator[Scene]:
+    """Yield the scene of each of its six pictures, as NLVR numbers them."""
+    return permutations(scene)
+
+
 # ------------------------------------------------------------------------------------------------------------------- phrases
 
 
-def phrases(scene: Scene, order: Sequence[int]) -> Iterator[tuple[str, Coordinates, int]]:
-    """Yield every phrase that names one thing alone, its corners in the picture and its side, where the boxes stand in ``order``."""
+def phrases(scene: Scene) -> Iterator[tuple[str, Coordinates, int]]:
+    """Yield every phrase that names one thing alone, its corners in the picture (px) and its side (px)."""
     named: list[tuple[list[str], Coordinates, int]] = []
-    for place, box in enumerate(order):
-        for one in scene[box]:
+    for place, box in enumerate(scene):
+        for one in box:
             looks = f"{one.colour} {one.shape}", f"{SIZES[one.size]} {one.colour} {one.shape}"
             names = [f"the {look}{where_it_is}" for where_it_is in ("", f" in the {PLACES[place]} box") for look in looks]
             left = place * STEP + one.left
@@ -272,7 +275,7 @@ def contrasts(first: Scene, second: Scene, rng: random.Random, number: int, wher
     look.
 
     Args:
-        first: A scene, its boxes from left to right.
+        first: A scene.
         second: Another one; both of towers, or neither.
         rng: Draws words.
         number: How many; fewer where the scenes are too alike.

@@ -12,7 +12,7 @@ from openmplug.batch import Sample
 from openmplug.data.images import ImageSource, open_images
 from openmplug.data.readers.files import find_file, need, read_rows
 from openmplug.data.readers.joined import join_splits
-from openmplug.data.readers.nlvr1_scenes import ORDERS, Scene, contrasts, is_tower, read_scene
+from openmplug.data.readers.nlvr1_scenes import Scene, contrasts, is_tower, orders, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -162,21 +162,20 @@ def _drawings(root: Path, split: str, permutations: int) -> Split:
 
 def _stated(root: Path, train: Split, parts: tuple[str, ...], split: str) -> Split:
     """Put statements in the place of the sentences: those that tell a scene from one of its kind, of both of them."""
-    scenes: dict[str, Scene] = {}
+    scenes: dict[str, list[Scene]] = {}  # of each example, in the order of its drawings
     for part in parts:
         for where, row in read_rows(find_file(root, _files(part), f"NLVR's scenes of split '{part}'")):
-            scenes[f"{part}/{row['identifier']}" if len(parts) > 1 else str(row["identifier"])] = read_scene(row, where)
+            scenes[f"{part}/{row['identifier']}" if len(parts) > 1 else str(row["identifier"])] = list(orders(read_scene(row, where)))
     drawings = {one.id: one for one in train.samples}
     examples = list(dict.fromkeys(name.rpartition("-")[0] for name in drawings))
     samples: list[Sample] = []
     for each in range(PERMUTATIONS):
         rng = random.Random(f"{split}/{each}")
         for towers in (True, False):
-            alike = [name for name in examples if is_tower(scenes[name]) == towers]
+            alike = [name for name in examples if is_tower(scenes[name][0]) == towers]
             rng.shuffle(alike)
             for first, second in zip(alike[::2], alike[1::2], strict=False):
-                ordered = [tuple(scenes[name][box] for box in ORDERS[each]) for name in (first, second)]
-                said = contrasts(ordered[0], ordered[1], rng, STATED, where=split == THINGS)
+                said = contrasts(scenes[first][each], scenes[second][each], rng, STATED, where=split == THINGS)
                 for name, of_first in ((first, True), (second, False)):
                     drawing = drawings[f"{name}-{each}"]
                     for count, (text, true) in enumerate(said):
