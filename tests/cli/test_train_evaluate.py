@@ -97,6 +97,13 @@ def test_make_shapes(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "vqa" / "dev_images.zip").is_file()
 
 
+def test_make_nlvr1(tmp_path: Path) -> None:
+    plan = run("data", "make", "nlvr1", "--output", tmp_path / "n", "--dry-run")
+    assert "would draw 3,000 + 200 scenes" in plan.out and not (tmp_path / "n").exists()
+    outcome = run("data", "make", "nlvr1", "--output", tmp_path / "n", "--train-scenes", "3", "--dev-scenes", "2", "--json")
+    assert json.loads(outcome.out)["records"] == {"train": 3, "dev": 2}
+
+
 def test_an_interrupted_run_is_saved_and_goes_on(shapes: Path, tmp_path: Path) -> None:
     settings = [setting for setting in TINY if "max_steps" not in setting]
     arguments = ["caption/shapes_mplug_tiny", f"data.root={shapes / 'caption'}", *settings, "--output", str(tmp_path / "run")]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from openmplug.data.readers.nlvr1_scenes import Scene, contrasts, read_scene
+from openmplug.data.nlvr1_scene import Scene
+from openmplug.data.nlvr1_text import contrasts
+from openmplug.data.readers.nlvr1 import read_scene
 
 HEX = {"blue": "#0099ff", "yellow": "Yellow", "black": "Black"}
 
@@ -52,6 +54,12 @@ OF_TOWERS = {
     "there are at least 3 black blocks": False,
     "there is a box with 3 items of two different colors": True,
     "one of the towers has exactly 2 yellow blocks": True,
+    "one of the three towers has a black base": True,
+    "two of the towers has a black top": False,
+    "the top of a tower is yellow": True,
+    "the base of one of the towers is blue": True,
+    "there is a box with 2 yellow and 1 black block": True,
+    "there is a box with 2 yellow and 1 blue item": False,
 }
 OF_SCATTERED = {
     "there are exactly two circles": True,
@@ -60,6 +68,8 @@ OF_SCATTERED = {
     "there is a blue object closely touching the bottom of a box": True,
     "there are exactly 3 objects not touching any edge": True,
     "there is a yellow item touching the wall": True,  # the triangle ends at the right side
+    "there is a yellow item closely touching right wall of a box": True,
+    "there is a blue circle touching the corner": False,
     "there is a yellow square in the left box": False,
     "there is a box with a square and a triangle": True,
     "there is a box with a yellow square and a yellow square": False,  # one thing is not two
@@ -69,6 +79,16 @@ OF_SCATTERED = {
     "there is a box with 3 items of two different colors": True,
 }
 
+
+# By hand: as if there were no other boxes.
+OF_ONE_BOX = {
+    "there is a blue square in the middle box": True,
+    "there are exactly two yellow blocks in the right box": True,
+    "there is a black block over a yellow block in the left box": False,
+    "there is a black block over a yellow block in the right box": True,
+    "the base of a tower is black in the right box": False,
+    "there is a tower with exactly 2 blocks in the left box": True,
+}
 
 OTHER = scene(tower("blue", "black", "black", "blue"), tower("black"), tower("blue"))
 
@@ -86,13 +106,23 @@ def drawn(rng: random.Random, towers: bool) -> Scene:
 @pytest.mark.parametrize(("kind", "of", "known"), [("towers", TOWERS, OF_TOWERS), ("scattered", SCATTERED, OF_SCATTERED)])
 def test_statements_are_as_true_as_they_say(kind: str, of: Scene, known: dict[str, bool]) -> None:
     said: dict[str, bool] = {}
-    for seed in range(5000):
+    for seed in range(10000):
         if said.keys() >= known.keys():
             break
-        made = contrasts(of, drawn(random.Random(seed), kind == "towers"), random.Random(seed), 4)
+        made = contrasts(of, drawn(random.Random(seed), kind == "towers"), random.Random(seed), 12)
         assert len(made) == len(dict(made))
         said.update(made)
     assert {text: said.get(text) for text in known} == known
+
+
+def test_a_statement_about_a_named_box_is_true_of_it_alone() -> None:
+    said: dict[str, bool] = {}
+    for seed in range(10000):
+        if said.keys() >= OF_ONE_BOX.keys():
+            break
+        said.update(contrasts(TOWERS, drawn(random.Random(seed), True), random.Random(seed), 12, where=True))
+    assert {text: said.get(text) for text in OF_ONE_BOX} == OF_ONE_BOX
+    assert all(text.endswith((" in the left box", " in the middle box", " in the right box")) for text in said)
 
 
 def test_a_statement_is_true_of_one_scene_and_false_of_the_other() -> None:

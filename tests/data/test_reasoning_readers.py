@@ -149,7 +149,7 @@ def test_statements_of_nlvr1_are_of_training_scenes_alone(tmp_path: Path) -> Non
         truths.setdefault(one.text or "", []).append(one.targets[0])
     assert len(truths) > 10 and all(each.count("true") == each.count("false") for each in truths.values())
     things = read("nlvr1", tmp_path, "train_things").samples
-    assert len(things) > 10 and all(re.fullmatch(r"there is a \w+ square in the \w+ box", one.text or "") for one in things)
+    assert len(things) > 10 and all(re.search(r" in the (left|middle|right) box$", one.text or "") for one in things)
 
 
 def test_the_authors_own_folders_of_nlvr1(tmp_path: Path) -> None:

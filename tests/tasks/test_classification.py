@@ -105,6 +105,17 @@ def test_one_item_and_a_batch_give_the_same() -> None:
     assert [one.score for one in together] == pytest.approx([one.score for one in alone], abs=1e-5)
 
 
+def test_texts_about_one_picture_are_learned_from_one_encoding_of_it() -> None:
+    task = random_task("classification", {"input": "image_text", "labels": LABELS, "texts_per_example": 3})
+    samples = [replace(labelled()[n % 2], id=str(n), image=f"{n // 4}.jpg") for n in range(5)]
+    assert [[one.id for one in each.parts] for each in task.examples(samples)] == [["0", "1", "2"], ["3"], ["4"]]
+    batch = training_batch(task, samples)
+    assert batch.images is not None and len(batch.images) == 3 and len(batch) == 5
+    alone = replace(batch, images=batch.images.repeat_interleave(torch.tensor([3, 1, 1]), dim=0), samples_per_image=None)
+    with torch.no_grad():
+        assert task(batch).total.item() == pytest.approx(task(alone).total.item(), abs=1e-5)
+
+
 def test_classes_come_from_the_training_data() -> None:
     prepared = find_task("classification").prepared
     samples = [Sample(str(n), targets=(label,)) for n, label in enumerate(["10", "9", "9", "-1"])]
@@ -216,6 +227,7 @@ def test_records_that_cannot_be_learned(settings: dict[str, Any], sample: Sample
         ({"labels": ["a", "a"]}, "name a class twice"),
         ({"labels": ["a", "b"], "positive": "c"}, "positive 'c' is none of the labels a, b"),
         ({"regression": True, "metric": "pearson", "number_range": [5, 0]}, r"number_range must be \[smallest, largest\]"),
+        ({"labels": LABELS, "input": "text", "texts_per_example": 2}, "texts_per_example 2 with input 'text' and images_per_example 1"),
         ({}, r"settings\.labels is empty; name the classes"),
     ],
 )

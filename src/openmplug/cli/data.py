@@ -269,6 +269,33 @@ def moving(
     _report(output, "Moving shapes", counts, seed, run, json_output)
 
 
+@make.command("nlvr1")
+def nlvr1(
+    output: Output,
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on, six drawings each.")] = 3000,
+    dev_scenes: Annotated[int, typer.Option("--dev-scenes", min=1, help="Other scenes to evaluate on.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds make equal data.")] = 0,
+    json_output: Json = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Draw scenes like NLVR's, boxes with coloured shapes and towers, with statements that are true or false, in NLVR's format."""
+    if dry_run:
+        _plan(output, {"train_scenes": train_scenes, "dev_scenes": dev_scenes, "seed": seed}, json_output)
+        return
+    from openmplug.data.nlvr1_drawn import write_nlvr1
+
+    counts = write_nlvr1(output, train_scenes, dev_scenes, seed)
+    _report(
+        output,
+        "Drawings like NLVR's",
+        counts,
+        seed,
+        f"classification/nlvr1_statements_mplug_tiny data.root={output} --output runs/statements",
+        json_output,
+    )
+
+
 def _plan(output: Path, settings: dict[str, int], json_output: bool) -> None:
     """Say what would be made; the first two settings are numbers of things to draw."""
     if json_output:

@@ -37,6 +37,8 @@ class ClassificationSettings(Settings):
         patch_dropout: Share of a picture's patches that training leaves out (not of a clip's): half of them cost half as much.
         images_per_example: Pictures of each record, with ``image_text``: the text is fused with each, and the head reads their class
             tokens side by side, in the record's order.
+        texts_per_example: Texts about one picture that are learned together, from one reading and one encoding of it, with ``image_text``.
+            The batch then counts pictures.
         consistency_by: A field of the records, such as ``sentence_id``: those with equal values belong together, and ``consistency`` is the
             share of such groups in which every class is right. It is left out where records lack the field.
         frozen: Learn the head alone, on features of a model that stays as it is: a linear probe.
@@ -55,6 +57,7 @@ class ClassificationSettings(Settings):
     mixing: float = Field(default=0.0, ge=0)
     patch_dropout: float = Field(default=0.0, ge=0, lt=1)
     images_per_example: int = Field(default=1, ge=1)
+    texts_per_example: int = Field(default=1, ge=1)
     consistency_by: str = ""
     frozen: bool = False
     listed: int = Field(default=10, ge=5)
@@ -71,6 +74,11 @@ class ClassificationSettings(Settings):
         if self.images_per_example > 1 and (self.input == "image" or self.mixing > 0):
             found = f"input '{self.input}' and mixing {self.mixing:g}"
             raise ValueError(f"images_per_example {self.images_per_example} with {found}; set input to 'image_text' and mixing to 0")
+        if self.texts_per_example > 1 and (self.input != "image_text" or self.images_per_example > 1):
+            found = f"input '{self.input}' and images_per_example {self.images_per_example}"
+            raise ValueError(
+                f"texts_per_example {self.texts_per_example} with {found}; it takes texts about one picture: 'image_text' and 1"
+            )
         if self.consistency_by and self.regression:
             raise ValueError(f"consistency_by {self.consistency_by!r} with regression: only classes are right or wrong; leave one out")
         if self.number_range is not None and self.number_range[0] >= self.number_range[1]:
@@ -94,7 +102,9 @@ class ClassificationCollator:
             DataError: If a sample has no picture or text, another number of pictures than the settings say, or in training no label or an
                 unknown one.
         """
-        samples, settings = [item.sample for item in items], self.settings
+        settings = self.settings
+        groups = [item.sample.parts or (item.sample,) for item in items]
+        samples = [sample for group in groups for sample in group]
         images = text = labels = None
         if settings.input != "text":
             if bare := next((item.sample for item in items if item.pixels is None), None):
@@ -107,7 +117,8 @@ class ClassificationCollator:
         if self.training:
             labels = torch.tensor([_target(sample, settings) for sample in samples])
         each = 1 if images is None else settings.images_per_example
-        return Batch(samples, images=images, text=text, labels=labels, images_per_sample=each)
+        counts = torch.tensor([len(group) for group in groups]) if len(samples) > len(groups) else None
+        return Batch(samples, images=images, text=text, labels=labels, images_per_sample=each, samples_per_image=counts)
 
 
 def _stack(items: Sequence[Item], each: int) -> Tensor:

@@ -22,6 +22,7 @@ from openmplug.metrics.accuracy import accuracy, consistency, f1, matthews, pear
 from openmplug.models.network import Network
 from openmplug.tasks.base import Collator, Task
 from openmplug.tasks.classes import ClassificationCollator, ClassificationSettings, number, number_range_of
+from openmplug.tasks.decoding import grouped_by_image
 from openmplug.tasks.marks import Marks, distance_marks, exact_marks
 
 MODULES = {"image": ("vision",), "text": ("text",), "image_text": ("vision", "text", "fusion")}
@@ -79,6 +80,10 @@ class ClassificationTask(Task):
         given["majority"] = given.get("majority") or min(labels, key=lambda label: (-labels[label], label))
         return given
 
+    def examples(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Make one example of every ``texts_per_example`` texts about a picture."""
+        return grouped_by_image(samples, self.settings.texts_per_example)
+
     def collator(self, training: bool) -> Collator:
         """Make the collator; evaluation leaves texts whole, up to the model's positions."""
         positions = self.model.config.max_positions
@@ -97,6 +102,8 @@ class ClassificationTask(Task):
             return encoded
         each, mask = batch.images_per_sample, text.mask
         if each == 1:
+            if (counts := batch.samples_per_image) is not None:
+                vision = vision.repeat_interleave(counts, dim=0)
             return self.model.fuse(vision, encoded, mask).text
         # The text is encoded once and fused with each of its pictures; the head tells them apart by their places.
         encoded, mask = encoded.repeat_interleave(each, dim=0), mask.repeat_interleave(each, dim=0)  # (B * K, T, D)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from openmplug.batch import Sample
 from openmplug.data.images import open_images
+from openmplug.data.nlvr1_scene import BOXES, COLOURS, SHAPES, SIZES, Scene, Thing, orders
+from openmplug.data.nlvr1_text import phrases
 from openmplug.data.readers.files import find_file, need, read_box, read_rows
 from openmplug.data.readers.joined import JoinedImages
-from openmplug.data.readers.nlvr1_scenes import orders, phrases, read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -27,7 +29,8 @@ def read_nlvr1_grounding(root: Path, split: str, columns: Mapping[str, str | Non
         root: Folder with ``{file}_grounding.jsonl`` and ``{file}_images.tar`` (or ``.zip``, or a folder) of ``dev`` and ``test_u``.
         split: ``train``: the presentations of both files that 10 does not divide; ``valid``: the others; or the name of a file, whole.
             ``train_scenes``: the presentations of ``train`` with the pictures of all six orders of a scene's boxes, and every phrase of
-            colour, shape, size and box that is true of one thing alone, made of the ``structured_rep`` in ``{file}.jsonl``.
+            colour, shape, size and box that is true of one thing alone, made of the ``structured_rep`` in ``{file}.jsonl``; of all
+            presentations of ``train.jsonl`` where there is that file.
         columns: Not used; the format is fixed.
 
     Returns:
@@ -64,10 +67,12 @@ def _held_out(identifier: str, where: str) -> bool:
 def _scenes(root: Path) -> Split:
     number = Numbering()
     samples: list[Sample] = []
-    for name in FILES:
+    own = (root / "train.jsonl").is_file()
+    files = ("train",) if own else FILES
+    for name in files:
         for where, row in read_rows(find_file(root, (f"{name}.jsonl",), f"NLVR's scenes of split '{SCENES}'")):
             identifier = str(need(row, "identifier", where))
-            if _held_out(identifier, where):
+            if not own and _held_out(identifier, where):
                 continue
             scenes, images = list(orders(read_scene(row, where))), need(row, "images", where)
             if len(images) != len(scenes):
@@ -77,4 +82,27 @@ def _scenes(root: Path) -> Split:
                 for phrase, box, size in phrases(scene):
                     extra = {"identifier": identifier, "size": size}
                     samples.append(Sample(f"{image}/{phrase}", image, phrase, image_index=number(image), extra=extra, box=box))
-    return Split(SCENES, samples, JoinedImages({name: open_images(root, name) for name in FILES}))
+    return Split(SCENES, samples, JoinedImages({name: open_images(root, name) for name in files}))
+
+
+def read_scene(row: Mapping[str, Any], where: str) -> Scene:
+    """Take a scene from a record's ``structured_rep``.
+
+    Raises:
+        DataError: If it is not in NLVR's format.
+    """
+    boxes = need(row, "structured_rep", where)
+    try:
+        scene = tuple(
+            tuple(Thing(one["type"], COLOURS[one["color"].lower()], one["size"], one["x_loc"], one["y_loc"]) for one in box)
+            for box in boxes
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{where}: 'structured_rep' has a thing that lacks or misnames {error}; expected type, color, size, x_loc, y_loc"
+        ) from error
+    if len(scene) != BOXES or any(one.size not in SIZES or one.shape not in SHAPES for box in scene for one in box):
+        raise DataError(
+            f"{where}: 'structured_rep' is not three boxes of {', '.join(SHAPES)} with sides of {', '.join(map(str, SIZES))} px"
+        )
+    return scene

@@ -10,9 +10,11 @@ from typing import Any
 
 from openmplug.batch import Sample
 from openmplug.data.images import ImageSource, open_images
+from openmplug.data.nlvr1_scene import Scene, is_tower, orders
+from openmplug.data.nlvr1_text import contrasts
 from openmplug.data.readers.files import find_file, need, read_rows
 from openmplug.data.readers.joined import join_splits
-from openmplug.data.readers.nlvr1_scenes import Scene, contrasts, is_tower, orders, read_scene
+from openmplug.data.readers.nlvr1 import read_scene
 from openmplug.data.readers.split import Numbering, Split
 from openmplug.errors import DataError
 
@@ -20,7 +22,7 @@ PERMUTATIONS = 6  # orders of NLVR's three boxes, a picture each
 CARVED = ("dev", "test_u")  # NLVR's parts that training and validation are carved from where its own training part is absent
 HELD_OUT = 10  # every tenth presentation validates
 STATEMENTS, THINGS = "train_statements", "train_things"
-STATED = 4  # statements a drawing
+STATED = 8  # statements a drawing
 
 
 def read_nlvr2(root: Path, split: str, columns: Mapping[str, str | None]) -> Split:

@@ -1,83 +1,30 @@
-"""What NLVR's drawings show, and what can be said of it by templates: phrases that name one thing, statements that are true or false.
+"""What can be said of NLVR's drawings by templates: phrases that name one thing, statements that are true or false.
 
-A scene is three white boxes of 100 x 100 px, 150 px from one to the next, with circles, triangles and squares of three sizes in three
-colours; its six pictures differ in the order of the boxes. Two thirds of the scenes are towers: squares of 20 px on one another.
-
-Source: ``structured_rep`` of github.com/lil-lab/nlvr, folder nlvr (Suhr et al. 2017). The templates are ours; their words are those of
-the sentences.
+The templates are ours; their words are those of NLVR's sentences (github.com/lil-lab/nlvr, Suhr et al. 2017).
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, permutations
-from typing import Any
 
 from openmplug.batch import Coordinates
-from openmplug.data.readers.files import need
-from openmplug.errors import DataError
+from openmplug.data.nlvr1_scene import BOXES, NAMES, PLACES, SHAPES, SIZES, STEP, Scene, Thing, is_tower
 
-BOXES = 3
-STEP = 150  # px from the left side of one box to that of the next
-SIDE = 100  # px
-SIZES = {10: "small", 20: "medium", 30: "large"}
-COLOURS = {"#0099ff": "blue", "yellow": "yellow", "black": "black"}
-SHAPES = ("circle", "square", "triangle")
-PLACES = ("left", "middle", "right")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
-TRIES = 200
-
-
-@dataclass(frozen=True)
-class Thing:
-    """A figure: ``left`` and ``top`` are px within its box."""
-
-    shape: str
-    colour: str
-    size: int
-    left: int
-    top: int
-
-    def touches(self, edge: str) -> bool:
-        """Say whether it touches the ``bottom``, or any ``edge``, of its box."""
-        gaps = (self.left, self.top, SIDE - self.left - self.size)
-        return SIDE - self.top - self.size <= 0 or (edge != "bottom" and min(gaps) <= 0)
-
-
-Scene = tuple[tuple[Thing, ...], ...]
-"""The things of each box, from left to right."""
-
-
-def read_scene(row: Mapping[str, Any], where: str) -> Scene:
-    """Take a scene from a record's ``structured_rep``.
-
-    Raises:
-        DataError: If it is not in NLVR's format.
-    """
-    boxes = need(row, "structured_rep", where)
-    try:
-        scene = tuple(
-            tuple(Thing(one["type"], COLOURS[one["color"].lower()], one["size"], one["x_loc"], one["y_loc"]) for one in box)
-            for box in boxes
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{where}: 'structured_rep' has a thing that lacks or misnames {error}; expected type, color, size, x_loc, y_loc"
-        ) from error
-    if len(scene) != BOXES or any(one.size not in SIZES or one.shape not in SHAPES for box in scene for one in box):
-        raise DataError(
-            f"{where}: 'structured_rep' is not three boxes of {', '.join(SHAPES)} with sides of {', '.join(map(str, SIZES))} px"
-        )
-    return scene
-
-
-def orders(scene: Scene) -> Iterator[Scene]:
-    """Yield the scene of each of its six pictures, as NLVR numbers them."""
-    return permutations(scene)
-
+TRIES = 20
+NAMED_BOX = 0.25  # share of the statements about one box: those about all are made of them
+TOUCHING = {
+    "edge": ("touching the edge", "touching the wall", "touching an edge", "touching the side"),
+    "bottom": ("touching the base", "closely touching the bottom of a box", "touching the bottom edge"),
+    "corner": ("touching the corner", "closely touching a corner"),
+    "right": ("closely touching right wall of a box",),
+}
+AWAY = ("not touching any edge", "not touching the edge")
 
 # ------------------------------------------------------------------------------------------------------------------- phrases
 
@@ -130,6 +77,7 @@ class _Amount:
 
 
 Statement = tuple[str, bool]
+Form = Callable[[Scene, random.Random, bool], Statement]
 
 
 def _a(what: str) -> str:
@@ -138,14 +86,14 @@ def _a(what: str) -> str:
 
 def _noun(rng: random.Random, tower: bool) -> tuple[str, Callable[[Thing], bool]]:
     """Draw what is counted: "item", "yellow block", "blue triangle"."""
-    colour = rng.choice((*COLOURS.values(), "")) if rng.random() < 0.8 else ""
+    colour = rng.choice((*NAMES, "")) if rng.random() < 0.8 else ""
     shape = "" if tower or rng.random() < 0.4 else rng.choice(SHAPES)
     name = shape or rng.choice(("block", "block", "item", "object") if tower else ("item", "object"))
     return f"{colour} {name}".strip(), lambda one: colour in ("", one.colour) and shape in ("", one.shape)
 
 
 def _placed(scene: Scene, rng: random.Random, tower: bool) -> Statement:
-    colour, shape, place = rng.choice(tuple(COLOURS.values())), "square" if tower else rng.choice(SHAPES), rng.randrange(BOXES)
+    colour, shape, place = rng.choice(NAMES), "square" if tower else rng.choice(SHAPES), rng.randrange(BOXES)
     found = any((one.colour, one.shape) == (colour, shape) for one in scene[place])
     return f"there is {_a(f'{colour} {shape}')} in the {PLACES[place]} box", found
 
@@ -173,7 +121,7 @@ def _in_a_box(scene: Scene, rng: random.Random, tower: bool) -> Statement:
 
 def _only_colours(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     several = rng.random() < 0.5
-    wanted = set(rng.sample(tuple(COLOURS.values()), 2 if several else 1))
+    wanted = set(rng.sample(NAMES, 2 if several else 1))
     found = [bool(box) and {one.colour for one in box} == wanted for box in scene]
     noun = rng.choice(("items", "objects")) if not tower else rng.choice(("items", "blocks"))
     colours = " and ".join(sorted(wanted, key=lambda _: rng.random()))
@@ -193,18 +141,11 @@ def _many_colours(scene: Scene, rng: random.Random, tower: bool) -> Statement:
 def _touching(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     noun, fits = _noun(rng, tower)
     amount = _Amount.draw(rng, 3)
-    edge = rng.choice(("edge", "bottom"))
+    edge = rng.choice(("edge", "edge", "bottom", "bottom", "corner", "right"))
     away = edge == "edge" and rng.random() < 0.3
     count = sum(fits(one) and one.touches(edge) != away for box in scene for one in box)
-    ends = (
-        (("not touching any edge",) if away else ("touching the edge", "touching the wall"))
-        if edge == "edge"
-        else (
-            "touching the base",
-            "closely touching the bottom of a box",
-        )
-    )
-    return amount.there(noun, f" {rng.choice(ends)}"), amount.holds(count)
+    words = AWAY if away else TOUCHING[edge]
+    return amount.there(noun, f" {rng.choice(words)}"), amount.holds(count)
 
 
 def _pair(scene: Scene, rng: random.Random, tower: bool) -> Statement:
@@ -219,16 +160,16 @@ def _stacked(box: Sequence[Thing]) -> list[str]:
 
 
 def _end(scene: Scene, rng: random.Random, tower: bool) -> Statement:
-    colour, end = rng.choice(tuple(COLOURS.values())), rng.choice(("base", "top"))
+    colour, end = rng.choice(NAMES), rng.choice(("base", "top"))
     height = _Amount.draw(rng)
     towers = [_stacked(box) for box in scene if box]
     ended = [each[0 if end == "base" else -1] == colour for each in towers]
     high = [height.holds(len(each)) for each in towers]
-    kind = rng.randrange(5)
-    amount = _Amount.draw(rng, BOXES)
+    amount, storey = _Amount.draw(rng, BOXES), rng.choice(("block", "item"))
     said = "bottom" if end == "base" and rng.random() < 0.2 else end
+    kind = rng.randrange(8)
     if kind == 0:
-        return amount.there("tower", f" with a {colour} block at the {said}"), amount.holds(sum(ended))
+        return amount.there("tower", f" {rng.choice(('with', 'having'))} a {colour} block at the {said}"), amount.holds(sum(ended))
     if kind == 1:
         return amount.there(f"{colour} block", f" as the {end} of a tower"), amount.holds(sum(ended))
     both = any(a and b for a, b in zip(ended, high, strict=True))
@@ -236,13 +177,22 @@ def _end(scene: Scene, rng: random.Random, tower: bool) -> Statement:
         return f"there is a {colour} block as the {end} of a tower with {height.of('block')}", both
     if kind == 3:
         return f"there is a tower with {height.of('block')} {rng.choice(('having', 'with'))} a {colour} block at the {said}", both
+    if kind == 4:
+        return f"there is a box with {height.of('item')} and a {colour} {storey} on {end}", both
+    if kind == 5:
+        many = rng.randint(1, BOXES)
+        which = f"{NUMBERS[many]} of the {rng.choice(('towers', 'three towers'))} has"
+        return f"{which} a {colour} {said}", sum(ended) == many
+    if kind == 6:
+        return f"the {said} of {rng.choice(('a tower', 'one of the towers'))} is {colour}", any(ended)
     number = rng.randint(1, 4)
     found = [a for a, each in zip(ended, towers, strict=True) if len(each) == number]
-    return f"the tower with {number} block{'' if number == 1 else 's'} has a {colour} block at the {said}", any(found)
+    what = f"the tower with {number if rng.random() < 0.3 else NUMBERS[number]} block{'' if number == 1 else 's'}"
+    return f"{what} has a {colour} block at the {said}", any(found)
 
 
 def _over(scene: Scene, rng: random.Random, tower: bool) -> Statement:
-    upper, lower = (rng.choice(tuple(COLOURS.values())) for _ in range(2))
+    upper, lower = (rng.choice(NAMES) for _ in range(2))
     found = [sum(pair == (lower, upper) for pair in pairwise(_stacked(box))) for box in scene]
     word = rng.choice(("over", "above", "on"))
     if rng.random() < 0.5:
@@ -253,19 +203,46 @@ def _over(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     )
 
 
+def _items(scene: Scene, rng: random.Random, tower: bool) -> Statement:
+    """Say of which colours the blocks of one box are."""
+    first, second = rng.sample(NAMES, 2)
+    numbers = rng.randint(1, 3), rng.randint(1, 2)
+    found = any((colours.count(first), colours.count(second)) == numbers for colours in map(_stacked, scene))
+    (one, other), noun = numbers, rng.choice(("block", "item"))
+    return f"there is a {rng.choice(('box', 'tower'))} with {one} {first} and {other} {second} {noun}{'' if other == 1 else 's'}", found
+
+
 def _heights(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     height, amount = _Amount.draw(rng), _Amount.draw(rng, BOXES)
     return amount.there("tower", f" with {height.of('block')}"), amount.holds(sum(height.holds(len(box)) for box in scene if box))
 
 
 # Where a thing is, a model that finds boxes nearly knows; it leads to the others.
-_ANYWHERE = (_placed, _placed, _placed, _counted, _in_a_box, _only_colours, _many_colours, _touching, _pair)
-_TOWERS = (_placed, _placed, _placed, _placed, _counted, _in_a_box, _only_colours, _many_colours, _end, _end, _end, _over, _over, _heights)
+_ANYWHERE = (
+    _placed,
+    _placed,
+    _counted,
+    _counted,
+    _in_a_box,
+    _in_a_box,
+    _only_colours,
+    _many_colours,
+    _touching,
+    _touching,
+    _touching,
+    _pair,
+)
+_TOWERS = (
+    *(_placed, _placed, _counted, _counted, _in_a_box, _in_a_box, _only_colours, _many_colours),
+    *(_end, _end, _end, _end, _over, _over, _heights, _heights, _items),
+)
 
 
-def is_tower(scene: Scene) -> bool:
-    """Say whether all of a scene's things are blocks of towers."""
-    return all(one.shape == "square" and one.size == 20 for box in scene for one in box)
+def _of_one_box(form: Form, scene: Scene, rng: random.Random, tower: bool) -> Statement:
+    """Say it of one box, as if there were no others."""
+    place = rng.randrange(BOXES)
+    text, true = form(tuple(box if at == place else () for at, box in enumerate(scene)), rng, tower)
+    return f"{text} in the {PLACES[place]} box", true
 
 
 def contrasts(first: Scene, second: Scene, rng: random.Random, number: int, where: bool = False) -> list[Statement]:
@@ -279,21 +256,28 @@ def contrasts(first: Scene, second: Scene, rng: random.Random, number: int, wher
         second: Another one; both of towers, or neither.
         rng: Draws words.
         number: How many; fewer where the scenes are too alike.
-        where: Say only what is there and in which box.
+        where: Say only what is to be seen in one named box.
 
     Returns:
         Different statements, each with its truth of ``first``, alternately true and false.
     """
-    forms = _TOWERS if is_tower(first) else _ANYWHERE
+    tower = is_tower(first)
+    forms = _TOWERS if tower else _ANYWHERE
     found: dict[str, bool] = {}
     wanted = rng.random() < 0.5
-    for _ in range(TRIES * number):
+    for _ in range(2 * number):
         if len(found) == number:
             break
-        form, seed = _placed if where else rng.choice(forms), rng.random()
-        # The same draws give the same words, whatever the scene is.
-        (text, true), (_, other) = (form(scene, random.Random(seed), forms is _TOWERS) for scene in (first, second))
-        if true == wanted and other != true and text not in found:
-            found[text] = true
-            wanted = not wanted
+        # The form first: how many blocks there are tells two scenes apart more seldom than where one is, and is to be said as often.
+        form = rng.choice(forms)
+        if form is not _placed and (where or rng.random() < NAMED_BOX):
+            form = partial(_of_one_box, form)
+        for _ in range(TRIES):
+            seed = rng.random()
+            # The same draws give the same words, whatever the scene is.
+            (text, true), (_, other) = (form(scene, random.Random(seed), tower) for scene in (first, second))
+            if true == wanted and other != true and text not in found:
+                found[text] = true
+                wanted = not wanted
+                break
     return list(found.items())
