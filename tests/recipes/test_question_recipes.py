@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from openmplug.data.nlvr1_drawn import write_nlvr1
 from recipe_fixtures import WORDS, karpathy, pictures, two_steps, write
 
 
@@ -88,6 +89,10 @@ def nlvr1(root: Path) -> None:
             Image.new("RGB", (40, 10), (8 * number, 100, 50)).save(root / f"{split}_images" / name)
 
 
+def nlvr1_drawn(root: Path) -> None:
+    write_nlvr1(root, 4, 2)
+
+
 def own(root: Path) -> None:
     for split in ("train", "dev"):
         pictures(root / f"{split}_images", "{}.jpg")
@@ -107,6 +112,8 @@ CASES = {
     "classification/nlvr2_mplug_base": (nlvr2, [], "submission.csv"),
     "classification/nlvr2_mplug_large": (nlvr2, [], "submission.csv"),
     "classification/nlvr1_mplug_tiny": (nlvr1, [], "submission.csv"),
+    "classification/nlvr1_things_mplug_tiny": (nlvr1_drawn, [], "submission.csv"),
+    "classification/nlvr1_statements_mplug_tiny": (nlvr1_drawn, [], "submission.csv"),
     "caption/coco_scst_mplug_base": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/coco_scst_mplug_large": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/flickr8k_scst_mplug_small": (own, SELF_CRITICAL, None),
@@ -118,7 +125,7 @@ def test_two_steps_an_evaluation_and_what_is_handed_in(name: str, tmp_path: Path
     fixture, changes, fields = CASES[name]
     fixture(tmp_path)
     found = two_steps(name, changes, tmp_path)
-    assert found["count"] == (12 if fixture is nlvr1 else 10)
+    assert found["count"] == (12 if fixture in (nlvr1, nlvr1_drawn) else 10)
     if fields is None:
         assert "submission" not in found
     elif isinstance(fields, str):

@@ -112,8 +112,8 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
             else it is carved from ``dev`` and ``test_u``: examples n-m of all presentations n but every tenth, which are ``valid`` (never
             the same sentence's drawings on both sides). ``dev_first`` and so on: of each example the first drawing only.
             ``train_statements``: the drawings of ``train`` with templated statements made of their ``structured_rep`` in the place of
-            the sentences, each once true and once false; ``train_things``: those alone that say what is there and in which box. What
-            is to be seen gets learned from these first.
+            the sentences, each once true and once false; ``train_things``: those alone that speak of one named box. What is to be seen
+            gets learned from these first.
         columns: Not used; the format is fixed.
 
     Returns:
