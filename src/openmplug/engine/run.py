@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,18 @@ from openmplug import distributed
 from openmplug.batch import Sample
 from openmplug.checkpoints.adapters import AdapterRecord, folder_hash, holds_adapters, read_record
 from openmplug.checkpoints.atomic import write_atomic
-from openmplug.checkpoints.folder import VOCABULARY
 from openmplug.config import dump_yaml, read_yaml, validate
-from openmplug.data.checking import check_readable
-from openmplug.data.clips import EvalClip, TrainClip, VideoSettings, saved_video
-from openmplug.data.epochs import EpochSampler
-from openmplug.data.images import ImageSource
-from openmplug.data.loading import BatchLoader, ImageTextDataset, build_loader
-from openmplug.data.mixing import MixtureSampler
+from openmplug.data.clips import VideoSettings, saved_video
+from openmplug.data.loading import BatchLoader
 from openmplug.data.readers import Split
 from openmplug.data.readers.submissions import submission
-from openmplug.data.sources import MixedExamples, kind_of
 from openmplug.data.splits import read_candidates, read_split, read_training
-from openmplug.data.tokenizer import Tokenizer, build_vocabulary
-from openmplug.data.transforms import EvalTransform, ImageSettings, TrainTransform
+from openmplug.data.transforms import ImageSettings
 from openmplug.device import choose_device, choose_precision, flushed_denormals, limited_threads
 from openmplug.engine.checkpointing import BEST, LAST
 from openmplug.engine.circumstances import circumstances
 from openmplug.engine.evaluator import evaluate_task, write_evaluation
+from openmplug.engine.inputs import check_first_images, evaluation_loader, tokenizer_for, training_loader
 from openmplug.engine.models import find_model, load_task, new_task, write_model
 from openmplug.engine.recipe import RunConfig
 from openmplug.engine.recompute import recompute_layers
@@ -42,7 +36,6 @@ from openmplug.tasks import find_task
 from openmplug.tasks.base import Task
 
 RECIPE = "recipe.yaml"
-FIRST_IMAGES = 8
 
 MAY_CHANGE = (
     "description",
@@ -126,11 +119,11 @@ def _prepare(
 ) -> tuple[Callable[[], Trainer], dict[str, Any]]:
     """Read, check and build all that needs no word between the processes; return what builds the trainer, and the run's facts."""
     split = read_training(config.data)
-    _check_first_images(split, config.data.on_error)
+    check_first_images(split, config.data.on_error)
     held_out = read_split(config.data, config.data.evaluate) if config.run.validate_every else None
     if held_out is not None:
-        _check_first_images(held_out, config.data.on_error)
-    tokenizer = _tokenizer(config, split.samples)
+        check_first_images(held_out, config.data.on_error)
+    tokenizer = tokenizer_for(config, split.samples)
     clips = any(sample.clip for sample in split.samples)
     prepared = _prepared(config, split.samples)
     prepared = prepared.model_copy(update={"settings": {**prepared.settings, **read_candidates(config.data)}})
@@ -145,7 +138,7 @@ def _prepare(
         raise DataError(
             f"split '{split.name}' has {len(split.samples)} records and nothing to learn from; its rows hold no answer or caption"
         )
-    sampler, loader = _training_loader(config, task, examples, split.images)
+    sampler, loader = training_loader(config, task, examples, split.images)
     count = sum(parameter.numel() for parameter in task.model.parameters())
     learning = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
     processes, precision = distributed.world_size(), choose_precision(config.run.precision, target)
@@ -231,92 +224,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_first_images(split: Split, on_error: str) -> None:
-    """Open a split's first pictures before anything is built: a wrong folder shows at once, not after minutes.
-
-    Raises:
-        DataError: If one cannot be read; where unreadable pictures are to be skipped, if none of them can.
-    """
-    names = list(dict.fromkeys((name, sample.clip) for sample in split.samples for name in sample.pictures))[:FIRST_IMAGES]
-    errors: list[DataError] = []
-    for name, clip in names:
-        try:
-            check_readable(split.images, name, clip)
-        except DataError as error:
-            if on_error == "error":
-                raise
-            errors.append(error)
-    if names and len(errors) == len(names):
-        raise DataError(
-            f"none of the first {len(names)} {'videos' if names[0][1] else 'pictures'} of split '{split.name}' can be read: {errors[0]}"
-        )
-
-
 def _prepared(config: RunConfig, samples: Sequence[Sample]) -> RunConfig:
     """Complete the task's settings from the training records; the recipe that is written stays as it was given."""
     return config.model_copy(update={"settings": find_task(config.task).prepared(config.settings, samples)})
-
-
-def _tokenizer(config: RunConfig, samples: Sequence[Sample]) -> Tokenizer:
-    """Take the vocabulary of the recipe, of the weights to start from (and extend it), or of the training texts, in this order."""
-    if config.tokenizer.vocab is not None:
-        return Tokenizer.from_vocab_file(config.tokenizer.vocab.expanduser())
-    start = Tokenizer.from_vocab_file(find_model(config.init_from[0]) / VOCABULARY) if config.init_from else None
-    if start is not None and not config.tokenizer.extend:
-        return start
-
-    def texts() -> Iterator[str]:
-        for sample in samples:
-            if sample.text:
-                yield sample.text
-            yield from sample.targets
-
-    own = find_task(config.task).own_words
-    built = build_vocabulary(texts(), config.tokenizer.size, config.tokenizer.min_count, own)
-    return Tokenizer.from_vocab(built if start is None else [*start.vocab, *(word for word in built if start.token_to_id(word) is None)])
-
-
-def _training_loader(
-    config: RunConfig, task: Task, examples: Sequence[Sample] | MixedExamples, images: ImageSource
-) -> tuple[EpochSampler | MixtureSampler, BatchLoader]:
-    sampler = _training_sampler(config, examples)
-    transforms = TrainTransform(config.image), TrainClip(config.video, config.image)
-    together = task.transform(config.image, training=True)
-    dataset = ImageTextDataset(examples, images, transforms[0], config.seed, config.data.on_error, clip=transforms[1], together=together)
-    return sampler, build_loader(dataset, sampler, task.collator(training=True), config.data.workers)
-
-
-def _training_sampler(config: RunConfig, examples: Sequence[Sample] | MixedExamples) -> EpochSampler | MixtureSampler:
-    size, rank, processes = config.optim.batch_size_per_device, distributed.rank(), distributed.world_size()
-    together = config.optim.accumulation if config.data.mixed_steps else 1
-    if config.data.mixed_steps and (together == 1 or not config.data.sources):
-        raise UsageError(
-            "data.mixed_steps mixes the micro-batches of a step; give optim.accumulation above 1, and data.sources of several kinds"
-        )
-    if isinstance(examples, MixedExamples):
-        return MixtureSampler(
-            examples,
-            size,
-            seed=config.seed,
-            rank=rank,
-            world_size=processes,
-            together=together,
-            epoch_examples=config.data.epoch_examples,
-        )
-    # As the originals: a last batch that is not full is left out (contrastive learning needs full ones), unless it is the only one.
-    kinds = [kind_of(sample) for sample in examples]
-    full = len(examples) >= size * processes
-    return EpochSampler(len(examples), size, seed=config.seed, shuffle=True, drop_last=full, groups=kinds, rank=rank, world_size=processes)
-
-
-def _evaluation_loader(
-    config: RunConfig, task: Task, samples: Sequence[Sample], images: ImageSource, image: ImageSettings, video: VideoSettings
-) -> BatchLoader:
-    size = config.run.evaluate_batch_size or config.optim.batch_size_per_device
-    clip = EvalClip(video, image)
-    together = task.transform(image, training=False)
-    dataset = ImageTextDataset(samples, images, EvalTransform(image), config.seed, config.data.on_error, clip=clip, together=together)
-    return build_loader(dataset, EpochSampler(len(samples), size, shuffle=False), task.collator(training=False), config.data.workers)
 
 
 def _evaluated(video: VideoSettings) -> dict[str, Any]:
@@ -332,7 +242,7 @@ def _validation(config: RunConfig, task: Task, split: Split, device: torch.devic
         batches = -(-len(samples) // size)
         first, end = (size * (batches * number // distributed.world_size()) for number in (distributed.rank(), distributed.rank() + 1))
         samples = samples[first:end]
-    loader = _evaluation_loader(config, task, samples, split.images, config.image, config.video)
+    loader = evaluation_loader(config, task, samples, split.images, config.image, config.video)
     precision = choose_precision(config.run.precision, device)
 
     def validate_now(task: Task, advance: Advance) -> dict[str, float]:
@@ -388,9 +298,9 @@ def evaluate(
     image = validate(ImageSettings, facts["image"], where="image")
     video = saved_video(facts).model_copy(update=_evaluated(config.video))
     split = read_split(config.data, config.data.evaluate)
-    _check_first_images(split, config.data.on_error)
+    check_first_images(split, config.data.on_error)
     precision = choose_precision(config.run.precision, target)
-    loader = _evaluation_loader(config, task, split.samples, split.images, image, video)
+    loader = evaluation_loader(config, task, split.samples, split.images, image, video)
     display = Display(quiet=quiet)
     try:
         with limited_threads(config.run.threads), display.bar(f"evaluate {split.name}", len(split.samples)) as advance:
