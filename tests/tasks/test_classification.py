@@ -116,6 +116,13 @@ def test_texts_about_one_picture_are_learned_from_one_encoding_of_it() -> None:
         assert task(batch).total.item() == pytest.approx(task(alone).total.item(), abs=1e-5)
 
 
+def test_where_texts_alone_are_read_no_picture_is() -> None:
+    task = random_task("classification", {"input": "text", "labels": LABELS})
+    samples = [replace(one, further_images=("x.jpg",)) for one in labelled()]
+    assert all(not one.pictures for one in task.examples(samples)) and [one.text for one in task.examples(samples)] == list(WORDS)
+    assert training_batch(task, samples).images is None
+
+
 def test_classes_come_from_the_training_data() -> None:
     prepared = find_task("classification").prepared
     samples = [Sample(str(n), targets=(label,)) for n, label in enumerate(["10", "9", "9", "-1"])]

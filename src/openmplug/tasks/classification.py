@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,7 +82,9 @@ class ClassificationTask(Task):
         return given
 
     def examples(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Make one example of every ``texts_per_example`` texts about a picture."""
+        """Make one example of every ``texts_per_example`` texts about a picture; where texts alone are read, no picture is decoded."""
+        if self.settings.input == "text":
+            return [replace(sample, image=None, further_images=(), clip=False) for sample in samples]
         return grouped_by_image(samples, self.settings.texts_per_example)
 
     def collator(self, training: bool) -> Collator:
