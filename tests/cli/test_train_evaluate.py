@@ -99,7 +99,7 @@ def test_make_shapes(tmp_path: Path) -> None:
 
 def test_make_nlvr1(tmp_path: Path) -> None:
     plan = run("data", "make", "nlvr1", "--output", tmp_path / "n", "--dry-run")
-    assert "would draw 3,000 + 200 scenes" in plan.out and not (tmp_path / "n").exists()
+    assert "would draw 4,000 + 200 scenes" in plan.out and not (tmp_path / "n").exists()
     outcome = run("data", "make", "nlvr1", "--output", tmp_path / "n", "--train-scenes", "3", "--dev-scenes", "2", "--json")
     assert json.loads(outcome.out)["records"] == {"train": 3, "dev": 2}
 

@@ -272,7 +272,7 @@ def moving(
 @make.command("nlvr1")
 def nlvr1(
     output: Output,
-    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on, six drawings each.")] = 3000,
+    train_scenes: Annotated[int, typer.Option("--train-scenes", min=1, help="Scenes to train on, six drawings each.")] = 4000,
     dev_scenes: Annotated[int, typer.Option("--dev-scenes", min=1, help="Other scenes to evaluate on.")] = 200,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds make equal data.")] = 0,
     json_output: Json = False,

@@ -48,7 +48,7 @@ def _mask(one: Thing) -> Image.Image:
     return mask.reduce(_SMOOTH)
 
 
-def write_nlvr1(root: Path, train_scenes: int = 3000, dev_scenes: int = 200, seed: int = 0) -> dict[str, int]:
+def write_nlvr1(root: Path, train_scenes: int = 4000, dev_scenes: int = 200, seed: int = 0) -> dict[str, int]:
     """Write ``{split}.jsonl`` and ``{split}_images.zip``, splits ``train`` and ``dev``, as the readers of NLVR take them.
 
     A record is a scene with its six drawings, one for each order of the boxes, and a templated statement that is true or false; a scene
