@@ -82,7 +82,17 @@ def nlvr1(root: Path) -> None:
     """Write ten examples in two parts, two of which (twelve drawings) are of tenth presentations."""
     for split, first in (("dev", 8), ("test_u", 18)):
         names = [(f"{n}-0", [f"{split}-{n}-0-{each}.png" for each in range(6)]) for n in range(first, first + 5)]
-        rows = [{"identifier": key, "sentence": f"there is {key}", "label": key == "9-0", "images": each} for key, each in names]
+        blocks = [{"type": "square", "color": colour, "size": 20, "x_loc": 40, "y_loc": 80} for colour in ("Black", "Yellow")]
+        rows = [
+            {
+                "identifier": key,
+                "sentence": f"there is {key}",
+                "label": key == "9-0",
+                "images": each,
+                "structured_rep": [[blocks[n % 2]], [], []],
+            }
+            for n, (key, each) in enumerate(names)
+        ]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (root / f"{split}_images").mkdir()
         for number, name in enumerate(name for _, each in names for name in each):
