@@ -121,7 +121,7 @@ class Called(nn.Module):
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(self.beneath(x))
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         return None
 
 

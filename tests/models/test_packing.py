@@ -36,6 +36,38 @@ def test_same_numbers(linear: Linear, shape: tuple[int, ...]) -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_weights_as_they_are_give_the_same_numbers(linear: Linear, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "onednn_is_faster", lambda: True)
+    linear.pack(copy=False)
+    held = linear.packed._copy
+    assert held is not None and held.packed.data_ptr() == linear.weight.data_ptr()  # no memory of its own
+    x, other = torch.randn(rows, 1024), torch.randn(rows, 768)
+    with torch.no_grad():
+        expected = F.linear(x, linear.weight, linear.bias)
+        torch.testing.assert_close(linear(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(linear.gelu(x), F.gelu(expected), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(linear.add(x, other), expected + other, atol=1e-5, rtol=1e-5)
+        linear.bias.add_(1)
+        torch.testing.assert_close(linear(x), expected + 1, atol=1e-5, rtol=1e-5)
+        linear.pack(copy=False)
+        linear.pack()
+        assert linear.packed._copy is not None and linear.packed._copy.copied
+        linear.pack(copy=False)
+        assert linear.packed._copy.copied  # few rows want the copy, once there is one
+
+
+@needs_onednn
+def test_weights_as_they_are_stay_where_that_is_no_gain(linear: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "onednn_is_faster", lambda: False)
+    linear.pack(copy=False)
+    assert linear.packed._copy is None
+    monkeypatch.setattr(packing, "onednn_is_faster", lambda: True)
+    linear.bfloat16().pack(copy=False)
+    assert linear.packed._copy is None
+
+
+@needs_onednn
 def test_gelu_and_several_layers_in_one_product() -> None:
     torch.manual_seed(0)
     attention, x = Attention(768, 12, 0.0), torch.randn(5, 2, 768)

@@ -103,7 +103,7 @@ def test_best_words_are_ordered_by_fp32_scores(forbidden: int | None) -> None:
 
 
 @needs_bf16
-def test_large_bf16_layers_are_packed_and_give_the_same_numbers() -> None:
+def test_large_bf16_layers_are_packed_and_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = named_config(
         "mplug-base",
@@ -127,9 +127,16 @@ def test_large_bf16_layers_are_packed_and_give_the_same_numbers() -> None:
     for one, other, reference in zip(found, expected, exact, strict=True):
         close(one, other, 0.02)
         close(one, reference, 0.05)
-    fp32 = cast_for_inference(copy.deepcopy(model), torch.float32)
-    assert fp32.vision.layers[0].expand.packed._copy is None  # no gain there, so no copy
-    assert fp32.decoder.layers[0].feed_forward.expand.packed._copy is not None
+    for faster in (False, True):
+        monkeypatch.setattr(packing, "onednn_is_faster", lambda faster=faster: faster)
+        fp32 = cast_for_inference(copy.deepcopy(model), torch.float32)
+        held = fp32.vision.layers[0].expand.packed._copy
+        assert (held is not None) == faster and (held is None or not held.copied)  # no gain from a copy there
+        assert fp32.decoder.layers[0].feed_forward.expand.packed._copy is not None
+        with torch.no_grad():
+            states = fp32.fuse(fp32.encode_images(images), fp32.encode_text(ids, mask), mask)
+        for one, reference in zip(states, exact, strict=True):
+            torch.testing.assert_close(one, reference, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

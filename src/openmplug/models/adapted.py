@@ -41,11 +41,11 @@ def adapt(model: nn.Module, names: Collection[str], rank: int, alpha: float, dro
             """Compute ``gelu(self(x))``: the adapter's share must be added before it, so there is no fused kernel."""
             return F.gelu(self(x))
 
-        def pack(self) -> None:
+        def pack(self, copy: bool = True) -> None:
             """Pack the layer beneath; the adapter is small."""
             base = self.get_base_layer()
             if isinstance(base, Linear):
-                base.pack()
+                base.pack(copy)
 
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(names), bias="none")
     # The one way peft offers to bring a layer class of one's own.

@@ -81,11 +81,11 @@ class SkipConnectedFusion(nn.Module):
         )
         init_bert(self, width)
 
-    def pack(self) -> None:
-        """Pack the weights for inference on a CPU, where that pays; they take their size in memory once more."""
+    def pack(self, copy: bool = True) -> None:
+        """Pack the weights for inference on a CPU, where that pays; a copy takes their size in memory once more."""
         for layer in self.layers:
             assert isinstance(layer, CoAttentionLayer | ConnectedLayer)
-            layer.block.pack()
+            layer.block.pack(copy)
 
     def forward(self, vision: Tensor, text: Tensor, text_mask: Tensor, vision_mask: Tensor | None = None) -> Fused:
         """Fuse; masks (R, T) and (B, V) bool, None = every vision token is visible."""

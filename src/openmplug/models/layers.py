@@ -158,14 +158,14 @@ class Attention(nn.Module):
         self.output = Linear(width, width)
         self._packed_self = PackedLinear()
 
-    def pack(self, own: bool) -> None:
+    def pack(self, own: bool, copy: bool = True) -> None:
         """Pack what a decoding step multiplies with; ``own`` means it attends to its own tokens, else to projected ones."""
-        if own and (parts := self._self_parts()):
+        if own and copy and (parts := self._self_parts()):
             self._packed_self.pack(*parts)
         else:
-            for part in (self.query, self.key, self.value) if own else (self.query,):
-                part.pack()
-        self.output.pack()
+            for part in (self.query, self.key, self.value):
+                part.pack(copy and (own or part is self.query))  # a memory is projected once
+        self.output.pack(copy)
 
     def _self_parts(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Return what can be packed as one; nothing fits ``usable`` then where a layer is more than its weight."""
@@ -262,11 +262,11 @@ class PostNormBlock(nn.Module):
         self.self_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.feed_forward = PostNormFeedForward(width, intermediate, dropout)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
-        self.self_attention.attention.pack(own=True)
-        self.feed_forward.expand.pack()
-        self.feed_forward.contract.pack()
+        self.self_attention.attention.pack(own=True, copy=copy)
+        self.feed_forward.expand.pack(copy)
+        self.feed_forward.contract.pack(copy)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform x (B, T, D); mask broadcastable to (B, N, T, T)."""
@@ -282,12 +282,12 @@ class PostNormCrossBlock(nn.Module):
         self.cross_attention = PostNormAttention(width, heads, dropout, attention_dropout)
         self.feed_forward = PostNormFeedForward(width, intermediate, dropout)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights that every decoding step reads; see ``models.packing``."""
-        self.self_attention.attention.pack(own=True)
-        self.cross_attention.attention.pack(own=False)
-        self.feed_forward.expand.pack()
-        self.feed_forward.contract.pack()
+        self.self_attention.attention.pack(own=True, copy=copy)
+        self.cross_attention.attention.pack(own=False, copy=copy)
+        self.feed_forward.expand.pack(copy)
+        self.feed_forward.contract.pack(copy)
 
     def project_memory(self, states: Tensor) -> KeyValues:
         """Compute the keys and values that the cross-attention will attend to, of states (B, S, D)."""
@@ -363,13 +363,13 @@ class PreNormBlock(nn.Module):
         self.expand = Linear(width, 4 * width)
         self.contract = Linear(4 * width, width)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
-        self.attention.qkv.pack()
-        self.attention.output.pack()
+        self.attention.qkv.pack(copy)
+        self.attention.output.pack(copy)
         if plain(self.expand, self.contract):
             for linear in (self.expand, self.contract):
-                linear.packed.pack((linear.weight, linear.bias), bias_scale=QUICK)
+                linear.packed.pack((linear.weight, linear.bias), bias_scale=QUICK, copy=copy)
 
     def forward(self, x: Tensor, around: AroundAttention | None = None) -> Tensor:
         """Transform x (B, V, D); ``around`` is what a layer over clips does besides, before and after the attention."""

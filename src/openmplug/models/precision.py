@@ -65,8 +65,10 @@ def pack_for_inference(model: Network) -> None:
     """
     for name in model.modules_built:
         module = getattr(model, name)
-        if name == "decoder" or (name in ("vision", "temporal", "text", "universal", "fusion") and _weight_dtype(module) is torch.bfloat16):
+        if name == "decoder":
             module.pack()
+        elif name in ("vision", "temporal", "text", "universal", "fusion"):
+            module.pack(copy=_weight_dtype(module) is torch.bfloat16)
 
 
 def _weight_dtype(module: nn.Module) -> torch.dtype | None:

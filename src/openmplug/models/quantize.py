@@ -50,7 +50,7 @@ class QuantizedLinear(nn.Module):
         """Compute ``gelu(self(x))`` with the exact (erf) GELU."""
         return F.gelu(self(x))
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Do nothing: a quantised weight has the layout its kernel reads."""
 
 

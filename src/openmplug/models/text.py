@@ -64,11 +64,11 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(PostNormBlock(width, heads, intermediate, dropout, attention_dropout) for _ in range(layers))
         init_bert(self, width)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
         for layer in self.layers:
             assert isinstance(layer, PostNormBlock)
-            layer.pack()
+            layer.pack(copy)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode ids (B, T); padding is hidden from every token."""

@@ -38,10 +38,10 @@ class UniversalLayers(nn.Module):
         init_bert(self, width)
         nn.init.normal_(self.latents, std=0.02 * (768 / width) ** 0.5)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
         for layer in self._blocks():
-            layer.pack()
+            layer.pack(copy)
 
     def _blocks(self) -> list[PostNormCrossBlock]:
         return [layer for layer in self.layers if isinstance(layer, PostNormCrossBlock)]

@@ -65,10 +65,10 @@ class LocalTemporal(nn.Module):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
-        self.reduce.pack()
-        self.expand.pack()
+        self.reduce.pack(copy)
+        self.expand.pack(copy)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Transform the tokens of frames x (B * F, 1 + P, D)."""
@@ -136,12 +136,12 @@ class TemporalModules(nn.Module):
         if self.outer_taps is not None:
             nn.init.zeros_(self.outer_taps)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
         for layer in self.layers:
             assert isinstance(layer, TemporalLayer)
-            layer.before.pack()
-            layer.after.pack()
+            layer.before.pack(copy)
+            layer.after.pack(copy)
 
     def patches(self, tower: VisionTransformer, clips: Tensor) -> Tensor:
         """Project the patches of clips (B, F, 3, H, W) to (B, F', P, D)."""

@@ -104,11 +104,11 @@ class VisionTransformer(nn.Module):
             for linear in (layer.attention.qkv, layer.attention.output, layer.expand, layer.contract):
                 nn.init.zeros_(linear.bias)
 
-    def pack(self) -> None:
+    def pack(self, copy: bool = True) -> None:
         """Pack the weights for inference; see ``models.packing``."""
         for layer in self.layers:
             assert isinstance(layer, PreNormBlock)
-            layer.pack()
+            layer.pack(copy)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W).
