@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from openmplug.data.nlvr1_drawn import draw, write_nlvr1
-from openmplug.data.nlvr1_scene import SIDE, Thing, is_tower, make_scene, orders
+from openmplug.data.nlvr1_scene import SIDE, Thing, alter, is_tower, make_scene, orders
 from openmplug.data.readers.nlvr1 import read_scene
 from openmplug.data.splits import DataSettings, read_split
 from openmplug.errors import UsageError
@@ -65,6 +65,30 @@ def test_two_thirds_are_towers_and_a_statement_is_true_of_one_of_two_scenes(root
     assert sum(is_tower(read_scene(row, "a test")) for row in every) == TRAIN * 2 // 3
     for first, second in zip(every[::2], every[1::2], strict=True):
         assert first["sentence"] == second["sentence"] and {first["label"], second["label"]} == {"true", "false"}
+
+
+def test_two_scenes_of_a_presentation_differ_by_one_thing() -> None:
+    rng, kinds = random.Random(0), set()
+    for index in range(90):
+        scene = make_scene(rng, tower=index % 2 == 0)
+        other = alter(scene, rng)
+        (box, after), *more = [pair for pair in zip(scene, other, strict=True) if pair[0] != pair[1]] or [(scene[0], scene[0])]
+        changed = sum(one not in after for one in box)
+        assert not more and changed <= 2 and 0 <= len(box) - len(after) <= 1 and after
+        kinds.add((len(box) - len(after), changed))
+        if is_tower(scene):
+            assert is_tower(other) and [one.top for one in after] == [one.top for one in box][: len(after)]
+    assert {(1, 1), (0, 1), (0, 2)} <= kinds  # taken away, another colour, colours exchanged
+
+
+def test_statements_tell_scenes_of_a_presentation_apart(root: Path) -> None:
+    """Of every other order of the boxes: the others tell any two scenes apart."""
+    told: dict[tuple[str, int], set[str]] = {}
+    for one in read_split(DataSettings(reader="nlvr1", root=root), "train_statements").samples:
+        _, _, count = one.id.rpartition("-")
+        told.setdefault((f"{one.text} {count}", one.extra["permutation"]), set()).add(one.extra["sentence_id"])
+    near, far = ([len(each) for (_, order), each in told.items() if order % 2 == side] for side in (0, 1))
+    assert near.count(1) > 0.8 * len(near) and far.count(1) < 0.3 * len(far)
 
 
 def test_a_drawing_shows_its_scene() -> None:

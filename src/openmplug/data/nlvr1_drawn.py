@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from openmplug.data.made import Archive, check_counts, write_rows
-from openmplug.data.nlvr1_scene import BOXES, COLOURS, SIDE, STEP, Scene, Thing, make_scene, orders
+from openmplug.data.nlvr1_scene import BOXES, COLOURS, SIDE, STEP, Scene, Thing, alter, make_scene, orders
 from openmplug.data.nlvr1_text import contrasts
 
 TOWERS = 3  # every third pair of scenes has no towers
@@ -51,8 +51,9 @@ def _mask(one: Thing) -> Image.Image:
 def write_nlvr1(root: Path, train_scenes: int = 4000, dev_scenes: int = 200, seed: int = 0) -> dict[str, int]:
     """Write ``{split}.jsonl`` and ``{split}_images.zip``, splits ``train`` and ``dev``, as the readers of NLVR take them.
 
-    A record is a scene with its six drawings, one for each order of the boxes, and a templated statement that is true or false; a scene
-    that follows has the same one with the other truth. The readers make more of ``structured_rep``: statements and phrases.
+    A record is a scene with its six drawings, one for each order of the boxes, and a templated statement that is true or false. Two scenes
+    make a presentation: they differ by one thing, and what is said is true of one of them. The readers make more of ``structured_rep``:
+    statements and phrases.
 
     Args:
         root: Folder to write to; files of an earlier call are replaced.
@@ -71,25 +72,25 @@ def write_nlvr1(root: Path, train_scenes: int = 4000, dev_scenes: int = 200, see
     for split, number in (("train", train_scenes), ("dev", dev_scenes)):
         archive, rows = Archive(), []
         for index, (scene, text, true) in enumerate(_said(random.Random(f"nlvr1/{seed}/{split}"), number)):
-            names = [f"{split}-{index}-0-{each}.png" for each in range(len(list(orders(scene))))]
-            for name, ordered in zip(names, orders(scene), strict=True):
+            name = f"{index // 2}-{index % 2}"
+            names = [f"{split}-{name}-{each}.png" for each in range(len(list(orders(scene))))]
+            for file, ordered in zip(names, orders(scene), strict=True):
                 png = io.BytesIO()
                 draw(ordered).save(png, "PNG", compress_level=1)
-                archive.add(name, png.getvalue())
-            rows.append(
-                {"identifier": f"{index}-0", "sentence": text, "label": str(true).lower(), "images": names, "structured_rep": _rows(scene)}
-            )
+                archive.add(file, png.getvalue())
+            rows.append({"identifier": name, "sentence": text, "label": str(true).lower(), "images": names, "structured_rep": _rows(scene)})
         counts[split] = write_rows(root / f"{split}.jsonl", rows)
         (root / f"{split}_images.zip").write_bytes(archive.close())
     return counts
 
 
 def _said(rng: random.Random, number: int) -> Iterator[tuple[Scene, str, bool]]:
-    """Make scenes two by two, with a statement that is true of one of them."""
+    """Make scenes two by two, nearly the same, with a statement that is true of one of them."""
     for index in range(0, number, 2):
         said: Sequence[tuple[str, bool]] = ()
         while not said:
-            first, second = (make_scene(rng, tower=index // 2 % TOWERS != 0) for _ in range(2))
+            first = make_scene(rng, tower=index // 2 % TOWERS != 0)
+            second = alter(first, rng)
             said = contrasts(first, second, rng, 1)
         text, true = said[0]
         yield first, text, true

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 BOXES = 3
@@ -94,3 +94,22 @@ def _place(rng: random.Random, size: int) -> int:
     """Choose a thing's left or top side: a fifth of them touch the right wall, or the base; few the left one, or the top."""
     chance, most = rng.random(), SIDE - size
     return most if chance < 0.2 else 0 if chance < 0.22 else rng.randint(1, most - 1)
+
+
+def alter(scene: Scene, rng: random.Random) -> Scene:
+    """Change one thing of a scene: give it another colour, or a neighbour's and the neighbour its own, or take it away.
+
+    Two scenes drawn apart differ in so much that what there is tells what lies over what: three of four statements can be judged without
+    looking at an order.
+    """
+    boxes = [list(box) for box in scene]
+    box = rng.choice([box for box in boxes if box])
+    at, kind = rng.randrange(len(box)), rng.randrange(3)
+    if kind == 0 or len(box) == 1:
+        box[at] = replace(box[at], colour=rng.choice([name for name in NAMES if name != box[at].colour]))
+    elif kind == 1:
+        other = (at + 1) % len(box)
+        box[at], box[other] = replace(box[at], colour=box[other].colour), replace(box[other], colour=box[at].colour)
+    else:
+        del box[-1 if is_tower(scene) else at]  # of a tower the topmost
+    return tuple(tuple(box) for box in boxes)

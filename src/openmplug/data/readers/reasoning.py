@@ -162,6 +162,22 @@ def _drawings(root: Path, split: str, permutations: int) -> Split:
     return Split(split, samples, images)
 
 
+def _side_by_side(examples: list[str]) -> list[str]:
+    """Put examples of one presentation side by side, two by two, and those that are left over behind them.
+
+    Scenes of a presentation are alike: a statement that tells them apart makes a model look closer than one about any two scenes.
+    """
+    waiting: dict[str, str] = {}
+    couples: list[str] = []
+    for name in examples:
+        presentation = name.rpartition("-")[0]
+        if presentation in waiting:
+            couples += [waiting.pop(presentation), name]
+        else:
+            waiting[presentation] = name
+    return couples + list(waiting.values())
+
+
 def _stated(root: Path, train: Split, parts: tuple[str, ...], split: str) -> Split:
     """Put statements in the place of the sentences: those that tell a scene from one of its kind, of both of them."""
     scenes: dict[str, list[Scene]] = {}  # of each example, in the order of its drawings
@@ -176,6 +192,8 @@ def _stated(root: Path, train: Split, parts: tuple[str, ...], split: str) -> Spl
         for towers in (True, False):
             alike = [name for name in examples if is_tower(scenes[name][0]) == towers]
             rng.shuffle(alike)
+            if split == STATEMENTS and each % 2 == 0:
+                alike = _side_by_side(alike)
             for first, second in zip(alike[::2], alike[1::2], strict=False):
                 said = contrasts(scenes[first][each], scenes[second][each], rng, STATED, where=split == THINGS)
                 for name, of_first in ((first, True), (second, False)):
