@@ -75,9 +75,9 @@ def test_memory_peaks_are_seen_and_reset() -> None:
     gc.collect()  # what other tests left must not be freed in between
     bench.reset_peak_memory(CPU)
     before = peak_memory_mib(CPU)
-    block = torch.ones(32 * 2**20)  # 128 MiB
+    block = torch.ones(128 * 2**20)  # 512 MiB; a system short of memory may take back pages of files meanwhile
     during = peak_memory_mib(CPU)
-    assert before is not None and during is not None and during - before > 100
+    assert before is not None and during is not None and during - before > 300
     del block
 
 
