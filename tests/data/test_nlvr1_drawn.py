@@ -84,7 +84,7 @@ def test_two_scenes_of_a_presentation_differ_by_one_thing() -> None:
 def test_statements_tell_scenes_of_a_presentation_apart(root: Path) -> None:
     """Of every other order of the boxes: the others tell any two scenes apart."""
     told: dict[tuple[str, int], set[str]] = {}
-    for one in read_split(DataSettings(reader="nlvr1", root=root), "train_statements").samples:
+    for one in read_split(DataSettings(reader="nlvr1", root=root), "train_alike").samples:
         _, _, count = one.id.rpartition("-")
         told.setdefault((f"{one.text} {count}", one.extra["permutation"]), set()).add(one.extra["sentence_id"])
     near, far = ([len(each) for (_, order), each in told.items() if order % 2 == side] for side in (0, 1))

@@ -124,6 +124,7 @@ CASES = {
     "classification/nlvr1_mplug_tiny": (nlvr1, [], "submission.csv"),
     "classification/nlvr1_things_mplug_tiny": (nlvr1_drawn, [], "submission.csv"),
     "classification/nlvr1_statements_mplug_tiny": (nlvr1_drawn, [], "submission.csv"),
+    "classification/nlvr1_alike_mplug_tiny": (nlvr1_drawn, [], "submission.csv"),
     "caption/coco_scst_mplug_base": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/coco_scst_mplug_large": (karpathy, SELF_CRITICAL, {"image_id", "caption"}),
     "caption/flickr8k_scst_mplug_small": (own, SELF_CRITICAL, None),

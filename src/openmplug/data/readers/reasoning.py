@@ -21,7 +21,7 @@ from openmplug.errors import DataError
 PERMUTATIONS = 6  # orders of NLVR's three boxes, a picture each
 CARVED = ("dev", "test_u")  # NLVR's parts that training and validation are carved from where its own training part is absent
 HELD_OUT = 10  # every tenth presentation validates
-STATEMENTS, THINGS = "train_statements", "train_things"
+STATEMENTS, THINGS, ALIKE = "train_statements", "train_things", "train_alike"
 STATED = 8  # statements a drawing
 
 
@@ -112,8 +112,9 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
             else it is carved from ``dev`` and ``test_u``: examples n-m of all presentations n but every tenth, which are ``valid`` (never
             the same sentence's drawings on both sides). ``dev_first`` and so on: of each example the first drawing only.
             ``train_statements``: the drawings of ``train`` with templated statements made of their ``structured_rep`` in the place of
-            the sentences, each once true and once false; ``train_things``: those alone that speak of one named box. What is to be seen
-            gets learned from these first.
+            the sentences, each once true and once false; ``train_things``: those alone that speak of one named box; ``train_alike``:
+            in every other order of the boxes those that tell two scenes of one presentation apart. What is to be seen gets learned
+            from these first.
         columns: Not used; the format is fixed.
 
     Returns:
@@ -127,7 +128,7 @@ def read_nlvr1(root: Path, split: str, columns: Mapping[str, str | None]) -> Spl
     Source: README and metrics_images.py of github.com/lil-lab/nlvr, folder nlvr.
     """
     own = any((root / name).is_file() for name in _files("train"))
-    if split in (STATEMENTS, THINGS):
+    if split in (STATEMENTS, THINGS, ALIKE):
         return _stated(root, read_nlvr1(root, "train", columns), ("train",) if own else CARVED, split)
     stem, permutations = split.removesuffix("_first"), 1 if split.endswith("_first") else PERMUTATIONS
     if stem != "valid" and (stem != "train" or own):
@@ -192,7 +193,7 @@ def _stated(root: Path, train: Split, parts: tuple[str, ...], split: str) -> Spl
         for towers in (True, False):
             alike = [name for name in examples if is_tower(scenes[name][0]) == towers]
             rng.shuffle(alike)
-            if split == STATEMENTS and each % 2 == 0:
+            if split == ALIKE and each % 2 == 0:
                 alike = _side_by_side(alike)
             for first, second in zip(alike[::2], alike[1::2], strict=False):
                 said = contrasts(scenes[first][each], scenes[second][each], rng, STATED, where=split == THINGS)
