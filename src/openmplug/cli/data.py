@@ -279,7 +279,7 @@ def nlvr1(
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Draw scenes like NLVR's, boxes with coloured shapes and towers, with statements that are true or false, in NLVR's format."""
+    """Draw scenes in NLVR's format, two by two nearly the same, with statements that are true of one and false of the other."""
     if dry_run:
         _plan(output, {"train_scenes": train_scenes, "dev_scenes": dev_scenes, "seed": seed}, json_output)
         return
@@ -291,7 +291,7 @@ def nlvr1(
         "Drawings like NLVR's",
         counts,
         seed,
-        f"classification/nlvr1_statements_mplug_tiny data.root={output} --output runs/statements",
+        f"classification/nlvr1_things_mplug_tiny data.root={output} --output runs/nlvr1_things",
         json_output,
     )
 
