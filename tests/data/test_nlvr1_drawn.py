@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,28 @@ def test_equal_seeds_give_equal_bytes(root: Path, tmp_path: Path) -> None:
     assert rows(tmp_path, "train") != rows(root, "train")[:4]
     with pytest.raises(UsageError, match="train_scenes is 0"):
         write_nlvr1(tmp_path, 0)
+
+
+def test_equal_seeds_give_equal_data_in_every_process(root: Path, tmp_path: Path) -> None:
+    """Python orders sets of words anew in each process: nothing may follow from that order."""
+    script = (
+        "import hashlib, sys\n"
+        "from pathlib import Path\n"
+        "from openmplug.data.nlvr1_drawn import write_nlvr1\n"
+        "from openmplug.data.splits import DataSettings, read_split\n"
+        "root = Path(sys.argv[1])\n"
+        "write_nlvr1(root, 24, 5, seed=1)\n"
+        "said = [(one.id, one.text, one.targets) for one in read_split(DataSettings(reader='nlvr1', root=root), 'train_alike').samples]\n"
+        "print(hashlib.sha256(repr(said).encode()).hexdigest())\n"
+    )
+    told = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", script, str(tmp_path / seed)]
+        told.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout)
+        for name in ("train.jsonl", "train_images.zip"):
+            assert (tmp_path / seed / name).read_bytes() == (root / name).read_bytes()
+    assert len(told) == 1
 
 
 def test_the_readers_read_them(root: Path) -> None:

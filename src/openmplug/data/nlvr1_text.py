@@ -121,10 +121,10 @@ def _in_a_box(scene: Scene, rng: random.Random, tower: bool) -> Statement:
 
 def _only_colours(scene: Scene, rng: random.Random, tower: bool) -> Statement:
     several = rng.random() < 0.5
-    wanted = set(rng.sample(NAMES, 2 if several else 1))
-    found = [bool(box) and {one.colour for one in box} == wanted for box in scene]
+    wanted = rng.sample(NAMES, 2 if several else 1)
+    found = [bool(box) and {one.colour for one in box} == set(wanted) for box in scene]
     noun = rng.choice(("items", "objects")) if not tower else rng.choice(("items", "blocks"))
-    colours = " and ".join(sorted(wanted, key=lambda _: rng.random()))
+    colours = " and ".join(wanted)
     said = rng.choice((f"there is a box with only {colours} {noun}", f"there is a box with {noun} of only {colours} color"))
     if tower and not several and rng.random() < 0.5:
         said = f"there is a {colours} tower"
